@@ -1,0 +1,70 @@
+"""AcceleratorClass: one kind of GPU, as administrators name it for teams."""
+
+from datetime import datetime
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from modelfleet.api.conditions import Condition
+from modelfleet.api.meta import Model
+
+LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
+LabelValue = Annotated[str, StringConstraints(max_length=63)]
+ResourceName = Annotated[
+    str,
+    StringConstraints(
+        min_length=3, max_length=317, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+    ),
+]
+Usd = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
+
+
+class Toleration(Model):
+    """A core/v1 toleration."""
+
+    key: Annotated[str, StringConstraints(max_length=317)] = ""
+    """Taint key; empty with operator Exists matches every taint."""
+    operator: Literal["Exists", "Equal"] = "Exists"
+    """Exists ignores the value."""
+    value: Annotated[str, StringConstraints(max_length=63)] = ""
+    """Taint value, for Equal."""
+    effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
+    """Taint effect; empty matches all."""
+
+    @model_validator(mode="after")
+    def _value_needs_equal(self) -> Self:
+        if self.operator == "Exists" and self.value:
+            raise ValueError("value must be empty when operator is Exists")
+        return self
+
+
+class AcceleratorClassSpec(Model):
+    """Which nodes and which extended resource this class means."""
+
+    resource_name: ResourceName = "nvidia.com/gpu"
+    """Extended resource that a pod requests, for example nvidia.com/gpu or nvidia.com/mig-1g.10gb."""
+    node_selector: Annotated[dict[LabelKey, LabelValue], Field(min_length=1, max_length=16)]
+    """Node labels that select this class, for example nvidia.com/gpu.product."""
+    tolerations: Annotated[tuple[Toleration, ...], Field(max_length=16)] = ()
+    """Taints that replicas of this class tolerate."""
+    usd_per_gpu_hour: Usd | None = None
+    """Price of one GPU for one hour, in US dollars, as a decimal string. Reported, never a limit."""
+
+
+class AcceleratorClassStatus(Model):
+    """What the cluster has of this class now, in GPUs."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """Generation of the spec that this status describes."""
+    nodes: Annotated[int, Field(ge=0)] = 0
+    """Ready, schedulable nodes of the class."""
+    capacity_gpus: Annotated[int, Field(ge=0)] = 0
+    """Allocatable GPUs on those nodes."""
+    free_gpus: Annotated[int, Field(ge=0)] = 0
+    """Allocatable GPUs that no pod holds."""
+    largest_node_gpus: Annotated[int, Field(ge=0)] = 0
+    """GPUs of the largest node: the upper bound of gpusPerReplica."""
+    updated_at: datetime | None = None
+    """When these counts last changed."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
+    """Ready is False while no node matches."""

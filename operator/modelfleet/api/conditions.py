@@ -1,0 +1,86 @@
+"""Condition types, reasons and limits: the closed vocabulary of every explanation."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from modelfleet.api.meta import Model
+
+
+class ConditionType(StrEnum):
+    """Conditions of a ModelDeployment. `Stalled` is present only while it is true, as kstatus asks."""
+
+    READY = "Ready"
+    SCALING = "Scaling"
+    METRICS_FRESH = "MetricsFresh"
+    SCALING_LIMITED = "ScalingLimited"
+    STALLED = "Stalled"
+
+
+class Reason(StrEnum):
+    """Why a condition has its status. Names follow HPA and Kueue where they have a word for it."""
+
+    AVAILABLE = "Available"
+    STARTING = "Starting"
+    ROLLING_OUT = "RollingOut"
+    UNSCHEDULABLE = "Unschedulable"
+    POD_FAILED = "PodFailed"
+    START_TIMEOUT = "StartTimeout"
+    INVALID_SPEC = "InvalidSpec"
+    RUNTIME_NOT_FOUND = "RuntimeNotFound"
+    RUNTIME_INVALID = "RuntimeInvalid"
+    ACCELERATOR_NOT_FOUND = "AcceleratorNotFound"
+    ACCELERATOR_INVALID = "AcceleratorInvalid"
+    GPUS_EXCEED_NODE = "GPUsExceedNode"
+    NAME_CONFLICT = "NameConflict"
+    APPLY_FAILED = "ApplyFailed"
+    ABLE_TO_SCALE = "AbleToScale"
+    HELD = "Held"
+    WARMING_UP = "WarmingUp"
+    PAUSED = "Paused"
+    RECOMMENDING = "Recommending"
+    FOREIGN_AUTOSCALER = "ForeignAutoscaler"
+    FRESH = "Fresh"
+    METRICS_MISSING = "MetricsMissing"
+    NO_READY_PODS = "NoReadyPods"
+    WITHIN_RANGE = "DesiredWithinRange"
+    LIMITED = "Limited"
+
+
+class Limit(StrEnum):
+    """Who bounded the replica count. The word in the LIMITED-BY column."""
+
+    NONE = ""
+    MIN_REPLICAS = "MinReplicas"
+    MAX_REPLICAS = "MaxReplicas"
+    SCALE_UP_RATE = "ScaleUpRate"
+    SCALE_DOWN_RATE = "ScaleDownRate"
+    SCALE_UP_WINDOW = "ScaleUpWindow"
+    SCALE_DOWN_WINDOW = "ScaleDownWindow"
+    TOLERANCE = "Tolerance"
+    METRICS = "MetricsMissing"
+    WARM_UP = "WarmUp"
+    CAPACITY = "Capacity"
+    PAUSED = "Paused"
+    RECOMMEND = "RecommendOnly"
+    FOREIGN_AUTOSCALER = "ForeignAutoscaler"
+    INVALID = "Invalid"
+
+
+class Condition(Model):
+    """A metav1.Condition."""
+
+    type: Annotated[str, Field(max_length=64)]
+    """Name of the condition."""
+    status: Literal["True", "False", "Unknown"]
+    """Whether it holds."""
+    reason: Annotated[str, Field(min_length=1, max_length=128, pattern=r"^[A-Za-z]([A-Za-z0-9_,:]*[A-Za-z0-9_])?$")]
+    """One CamelCase word for why."""
+    message: Annotated[str, Field(max_length=1024)] = ""
+    """What happened, and what would change it."""
+    last_transition_time: datetime
+    """When `status` last changed."""
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """Generation of the spec that this condition judges."""

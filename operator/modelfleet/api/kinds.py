@@ -1,0 +1,157 @@
+"""The registry of kinds: everything a CustomResourceDefinition says besides the schema."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from modelfleet.api.acceleratorclass import AcceleratorClassSpec, AcceleratorClassStatus
+from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
+from modelfleet.api.meta import Model
+from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Column:
+    """A printer column; `wide` ones show with `kubectl get -o wide` only."""
+
+    name: str
+    json_path: str
+    type: Literal["string", "integer", "date"] = "string"
+    description: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rule:
+    """A CEL rule on the object's root, on `spec` or below it (`path` from the root, dots between fields)."""
+
+    path: str
+    rule: str
+    message: str
+    field_path: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ScalePaths:
+    """The three paths of the scale subresource."""
+
+    spec_replicas: str
+    status_replicas: str
+    label_selector: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kind:
+    """One kind as the API server is told about it."""
+
+    kind: str
+    plural: str
+    short_names: tuple[str, ...]
+    scope: Literal["Namespaced", "Cluster"]
+    description: str
+    spec: type[Model]
+    status: type[Model] | None
+    columns: tuple[Column, ...]
+    rules: tuple[Rule, ...] = ()
+    scale: ScalePaths | None = None
+    max_name_length: int = 63
+
+
+MODEL_DEPLOYMENT = Kind(
+    kind="ModelDeployment",
+    plural="modeldeployments",
+    short_names=("mdep",),
+    scope="Namespaced",
+    description="One model served by inference replicas that Modelfleet starts, scales and explains.",
+    spec=ModelDeploymentSpec,
+    status=ModelDeploymentStatus,
+    columns=(
+        Column(name="Ready", json_path=".status.ready", description="Pods that serve / pods that exist."),
+        Column(name="Desired", json_path=".status.desiredReplicas", type="integer", description="Replicas asked for."),
+        Column(
+            name="Wanted",
+            json_path=".status.wantedReplicas",
+            type="integer",
+            description="Replicas the load alone calls for.",
+        ),
+        Column(name="Load", json_path=".status.load", description="Queue / tolerated queue, generated tokens/s."),
+        Column(name="Limited-By", json_path=".status.limitedBy", description="What keeps desired from wanted."),
+        Column(name="Reason", json_path=".status.reason", description="One word for the state."),
+        Column(name="Age", json_path=".metadata.creationTimestamp", type="date"),
+        Column(name="Model", json_path=".spec.model.name", wide=True),
+        Column(name="Runtime", json_path=".spec.runtime", wide=True),
+        Column(name="Accelerator", json_path=".spec.accelerator", wide=True),
+        Column(name="Mode", json_path=".spec.scaling.mode", wide=True),
+    ),
+    rules=(
+        Rule(
+            path="",
+            rule="!has(oldSelf.status) || !has(oldSelf.status.replicas) || oldSelf.status.replicas == 0 "
+            "|| self.spec.accelerator == oldSelf.spec.accelerator",
+            message="spec.accelerator cannot change while replicas exist; create a second ModelDeployment instead",
+        ),
+        Rule(
+            path="spec.scaling",
+            rule="self.minReplicas <= self.maxReplicas",
+            message="minReplicas must not be greater than maxReplicas",
+            field_path=".minReplicas",
+        ),
+    ),
+    scale=ScalePaths(
+        spec_replicas=".spec.scaling.minReplicas",
+        status_replicas=".status.replicas",
+        label_selector=".status.selector",
+    ),
+    # The Service takes the name, and a Service's name is a DNS label.
+    max_name_length=63,
+)
+
+ACCELERATOR_CLASS = Kind(
+    kind="AcceleratorClass",
+    plural="acceleratorclasses",
+    short_names=("accel",),
+    scope="Cluster",
+    description="One kind of GPU: the extended resource, the nodes that have it, and its price.",
+    spec=AcceleratorClassSpec,
+    status=AcceleratorClassStatus,
+    columns=(
+        Column(name="Resource", json_path=".spec.resourceName"),
+        Column(name="Nodes", json_path=".status.nodes", type="integer"),
+        Column(name="Capacity", json_path=".status.capacityGpus", type="integer", description="Allocatable GPUs."),
+        Column(name="Free", json_path=".status.freeGpus", type="integer", description="GPUs that no pod holds."),
+        Column(name="USD-per-GPU-hour", json_path=".spec.usdPerGpuHour"),
+        Column(name="Age", json_path=".metadata.creationTimestamp", type="date"),
+    ),
+    rules=(
+        Rule(
+            path="spec.tolerations.items",
+            rule="self.operator == 'Equal' || size(self.value) == 0",
+            message="value must be empty when operator is Exists",
+            field_path=".value",
+        ),
+    ),
+)
+
+INFERENCE_RUNTIME = Kind(
+    kind="InferenceRuntime",
+    plural="inferenceruntimes",
+    short_names=("irt",),
+    scope="Cluster",
+    description="How one inference engine is run: image, arguments, port and probes, curated by administrators.",
+    spec=InferenceRuntimeSpec,
+    status=None,
+    columns=(
+        Column(name="Engine", json_path=".spec.engine"),
+        Column(name="Image", json_path=".spec.image"),
+        Column(name="Age", json_path=".metadata.creationTimestamp", type="date"),
+    ),
+    rules=(
+        Rule(
+            path="spec",
+            rule="!self.image.endsWith(':latest')",
+            message="image must not use the tag latest; pin a digest or a release tag",
+            field_path=".image",
+        ),
+    ),
+)
+
+KINDS = (MODEL_DEPLOYMENT, ACCELERATOR_CLASS, INFERENCE_RUNTIME)

@@ -1,0 +1,220 @@
+"""ModelDeployment: one model that a team wants served."""
+
+from datetime import datetime
+from enum import StrEnum
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, StringConstraints, model_validator
+
+from modelfleet.api.conditions import Condition
+from modelfleet.api.meta import Model, Name
+
+Seconds = Annotated[int, Field(ge=0, le=86_400)]
+Replicas = Annotated[int, Field(ge=1, le=1_000)]
+
+
+class Mode(StrEnum):
+    """What the operator may do with its own decision."""
+
+    AUTO = "Auto"
+    RECOMMEND = "Recommend"
+    PAUSED = "Paused"
+
+
+class ServedModel(Model):
+    """The model, its revision and where its weights come from."""
+
+    name: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$"),
+    ]
+    """Hugging Face repository or path inside the image, for example meta-llama/Llama-3.1-8B-Instruct."""
+    revision: Annotated[
+        str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")
+    ] = "main"
+    """Branch, tag or commit of the repository. A commit makes replicas identical."""
+    cache_claim_name: Name | None = None
+    """PersistentVolumeClaim in this namespace, mounted as the model cache."""
+    token_secret_name: Name | None = None
+    """Secret in this namespace whose key `token` is the Hugging Face token."""
+
+
+class Targets(Model):
+    """How much load one replica should carry."""
+
+    queued_requests: Annotated[int, Field(ge=1, le=10_000)] = 8
+    """Waiting requests per ready replica that are tolerated before replicas are added."""
+    output_tokens_per_second: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
+    """Generated tokens per second that one replica should carry. When absent: 80 % of what a replica was
+    measured to sustain, or of the runtime's prior."""
+
+
+class ScalingPolicy(Model):
+    """How fast replicas may change, as in HorizontalPodAutoscaler."""
+
+    type: Literal["Pods", "Percent"]
+    """Pods counts replicas; Percent is relative to the replicas at the period's start."""
+    value: Annotated[int, Field(ge=1, le=10_000)]
+    """Most change in one period."""
+    period_seconds: Annotated[int, Field(ge=1, le=1_800)]
+    """Length of the period."""
+
+
+class ScalingRules(Model):
+    """Damping in one direction, as in HorizontalPodAutoscaler."""
+
+    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3_600)]
+    """Past recommendations considered; the safest of them wins."""
+    policies: Annotated[tuple[ScalingPolicy, ...], Field(min_length=1, max_length=4)]
+    """Rate limits; the one that permits the most change applies."""
+    enabled: bool = True
+    """False forbids this direction."""
+
+
+class ScaleUp(ScalingRules):
+    """Damping of growth. Default: at once, at most doubling or 4 replicas in 15 s."""
+
+    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3_600)] = 0
+    """Past recommendations considered; the lowest of them wins."""
+    policies: Annotated[tuple[ScalingPolicy, ...], Field(min_length=1, max_length=4)] = (
+        ScalingPolicy(type="Percent", value=100, period_seconds=15),
+        ScalingPolicy(type="Pods", value=4, period_seconds=15),
+    )
+    """Rate limits; the one that permits the most change applies."""
+
+
+class ScaleDown(ScalingRules):
+    """Damping of shrinking. Default: the highest recommendation of the last 300 s."""
+
+    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3_600)] = 300
+    """Past recommendations considered; the highest of them wins."""
+    policies: Annotated[tuple[ScalingPolicy, ...], Field(min_length=1, max_length=4)] = (
+        ScalingPolicy(type="Percent", value=50, period_seconds=60),
+        ScalingPolicy(type="Pods", value=1, period_seconds=60),
+    )
+    """Rate limits; the one that permits the most change applies."""
+
+
+class Behavior(Model):
+    """Damping, in HorizontalPodAutoscaler's words."""
+
+    scale_up: ScaleUp = ScaleUp()
+    """Damping of growth."""
+    scale_down: ScaleDown = ScaleDown()
+    """Damping of shrinking."""
+    tolerance_percent: Annotated[int, Field(ge=0, le=50)] = 10
+    """Load within this distance of the target changes nothing."""
+
+
+class Scaling(Model):
+    """Bounds, targets and damping of the replica count."""
+
+    min_replicas: Replicas = 1
+    """Fewest replicas. `kubectl scale` sets this floor."""
+    max_replicas: Replicas = 4
+    """Most replicas."""
+    targets: Targets = Targets()
+    """How much load one replica should carry."""
+    behavior: Behavior = Behavior()
+    """Damping."""
+    mode: Mode = Mode.AUTO
+    """Auto scales. Recommend decides and reports but does not scale. Paused neither decides nor scales."""
+
+    @model_validator(mode="after")
+    def _min_within_max(self) -> Self:
+        if self.min_replicas > self.max_replicas:
+            raise ValueError("minReplicas must not be greater than maxReplicas")
+        return self
+
+
+class ModelDeploymentSpec(Model):
+    """What a team asks for."""
+
+    model: ServedModel
+    """The model to serve."""
+    runtime: Name
+    """Name of an InferenceRuntime."""
+    accelerator: Name
+    """Name of an AcceleratorClass. Fixed while replicas exist."""
+    gpus_per_replica: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs of one replica, all on one node; also its tensor-parallel size."""
+    scaling: Scaling = Scaling()
+    """Bounds, targets and damping."""
+    priority: Annotated[int, Field(ge=-1_000, le=1_000)] = 0
+    """Who gets free GPUs first when they are short; higher wins."""
+    drain_seconds: Annotated[int, Field(ge=0, le=3_600)] = 120
+    """Longest time a replica may take to finish its streams before it is stopped."""
+    start_timeout_seconds: Annotated[int, Field(ge=30, le=14_400)] = 1_800
+    """Longest time a replica may take from container start to ready, weights download included."""
+
+
+class SignalStatus(Model):
+    """One signal as the decision saw it: a value, or why there is none."""
+
+    name: Annotated[str, StringConstraints(max_length=64)]
+    """Name with its unit."""
+    value: Annotated[str, StringConstraints(max_length=32)] | None = None
+    """Its value; absent when missing."""
+    age_seconds: Annotated[int, Field(ge=0)] | None = None
+    """Age of its oldest sample."""
+    missing: Annotated[str, StringConstraints(max_length=256)] | None = None
+    """Why there is no value."""
+
+
+class StepStatus(Model):
+    """One step of the decision: the replica count after it, and what bound it."""
+
+    name: Annotated[str, StringConstraints(max_length=32)]
+    """Step, in the order they ran."""
+    replicas: Annotated[int, Field(ge=0)]
+    """Replica count after the step."""
+    limited_by: Annotated[str, StringConstraints(max_length=32)] = ""
+    """What bound it, empty when nothing did."""
+    detail: Annotated[str, StringConstraints(max_length=256)] = ""
+    """The arithmetic."""
+
+
+class DecisionStatus(Model):
+    """The record of the last decision that changed."""
+
+    decided_at: datetime
+    """When this record was written."""
+    signals: Annotated[tuple[SignalStatus, ...], Field(max_length=16)] = ()
+    """What was seen."""
+    steps: Annotated[tuple[StepStatus, ...], Field(max_length=16)] = ()
+    """What was concluded, step by step; the last is the outcome."""
+    unblock: Annotated[str, StringConstraints(max_length=512)] = ""
+    """What would let the replicas that are wanted exist."""
+
+
+class ModelDeploymentStatus(Model):
+    """What is, what is wanted, and why they differ."""
+
+    observed_generation: Annotated[int, Field(ge=0)] = 0
+    """Generation of the spec that this status describes."""
+    replicas: Annotated[int, Field(ge=0)] = 0
+    """Pods that exist and are not terminating."""
+    ready_replicas: Annotated[int, Field(ge=0)] = 0
+    """Pods that serve."""
+    desired_replicas: Annotated[int, Field(ge=0)] = 0
+    """What the operator asks the Deployment for."""
+    wanted_replicas: Annotated[int, Field(ge=0)] = 0
+    """What the load alone calls for, before any limit."""
+    ready: Annotated[str, StringConstraints(max_length=16)] = ""
+    """Ready and existing pods, as READY shows them."""
+    load: Annotated[str, StringConstraints(max_length=64)] = ""
+    """Queue against what is tolerated, and generated tokens per second."""
+    limited_by: Annotated[str, StringConstraints(max_length=32)] = ""
+    """What keeps desired from wanted."""
+    reason: Annotated[str, StringConstraints(max_length=64)] = ""
+    """One word for the state."""
+    selector: Annotated[str, StringConstraints(max_length=512)] = ""
+    """Label selector of the pods, for the scale subresource."""
+    last_scale_time: datetime | None = None
+    """When the operator last changed the replica count."""
+    output_tokens_per_second_per_replica: Annotated[int, Field(ge=0)] | None = None
+    """What one replica was measured to sustain; absent until one was saturated."""
+    decision: DecisionStatus | None = None
+    """The arithmetic of the last decision."""
+    conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
+    """Ready, Scaling, MetricsFresh, ScalingLimited."""
