@@ -6,14 +6,16 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from modelfleet.api.conditions import Condition
-from modelfleet.api.meta import Model
+from modelfleet.api.meta import Count, Generation, Model
 
 LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
 LabelValue = Annotated[str, StringConstraints(max_length=63)]
 ResourceName = Annotated[
     str,
     StringConstraints(
-        min_length=3, max_length=317, pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$"
+        min_length=3,
+        max_length=317,
+        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
     ),
 ]
 Usd = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
@@ -54,15 +56,15 @@ class AcceleratorClassSpec(Model):
 class AcceleratorClassStatus(Model):
     """What the cluster has of this class now, in GPUs."""
 
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Generation = 0
     """Generation of the spec that this status describes."""
-    nodes: Annotated[int, Field(ge=0)] = 0
+    nodes: Count = 0
     """Ready, schedulable nodes of the class."""
-    capacity_gpus: Annotated[int, Field(ge=0)] = 0
+    capacity_gpus: Count = 0
     """Allocatable GPUs on those nodes."""
-    free_gpus: Annotated[int, Field(ge=0)] = 0
+    free_gpus: Count = 0
     """Allocatable GPUs that no pod holds."""
-    largest_node_gpus: Annotated[int, Field(ge=0)] = 0
+    largest_node_gpus: Count = 0
     """GPUs of the largest node: the upper bound of gpusPerReplica."""
     updated_at: datetime | None = None
     """When these counts last changed."""

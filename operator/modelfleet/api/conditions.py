@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
-from modelfleet.api.meta import Model
+from modelfleet.api.meta import Generation, Model
 
 
 class ConditionType(StrEnum):
@@ -82,5 +82,5 @@ class Condition(Model):
     """What happened, and what would change it."""
     last_transition_time: datetime
     """When `status` last changed."""
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Generation = 0
     """Generation of the spec that this condition judges."""

@@ -66,7 +66,12 @@ MODEL_DEPLOYMENT = Kind(
     status=ModelDeploymentStatus,
     columns=(
         Column(name="Ready", json_path=".status.ready", description="Pods that serve / pods that exist."),
-        Column(name="Desired", json_path=".status.desiredReplicas", type="integer", description="Replicas asked for."),
+        Column(
+            name="Desired",
+            json_path=".status.desiredReplicas",
+            type="integer",
+            description="Replicas asked for.",
+        ),
         Column(
             name="Wanted",
             json_path=".status.wantedReplicas",
@@ -85,15 +90,23 @@ MODEL_DEPLOYMENT = Kind(
     rules=(
         Rule(
             path="",
-            rule="!has(oldSelf.status) || !has(oldSelf.status.replicas) || oldSelf.status.replicas == 0 "
-            "|| self.spec.accelerator == oldSelf.spec.accelerator",
-            message="spec.accelerator cannot change while replicas exist; create a second ModelDeployment instead",
+            rule="self.metadata.name.matches('^[a-z]')",
+            message="name must start with a letter: the Service takes it, and Kubernetes before 1.35 asks so",
+            field_path=".metadata.name",
         ),
         Rule(
-            path="spec.scaling",
-            rule="self.minReplicas <= self.maxReplicas",
-            message="minReplicas must not be greater than maxReplicas",
-            field_path=".minReplicas",
+            path="",
+            rule="!has(oldSelf.status) || !has(oldSelf.status.replicas) || oldSelf.status.replicas == 0 "
+            "|| self.spec.accelerator == oldSelf.spec.accelerator",
+            message="accelerator cannot change while replicas exist; create a second ModelDeployment instead",
+            field_path=".spec.accelerator",
+        ),
+        # On spec, not on spec.scaling: a rule there is tried on its default {} before the fields' own defaults.
+        Rule(
+            path="spec",
+            rule="self.scaling.minReplicas <= self.scaling.maxReplicas",
+            message="minReplicas must not be greater than maxReplicas; raise maxReplicas or lower minReplicas",
+            field_path=".scaling.minReplicas",
         ),
     ),
     scale=ScalePaths(
@@ -125,7 +138,7 @@ ACCELERATOR_CLASS = Kind(
         Rule(
             path="spec.tolerations.items",
             rule="self.operator == 'Equal' || size(self.value) == 0",
-            message="value must be empty when operator is Exists",
+            message="value must be empty when operator is Exists; use operator Equal or drop the value",
             field_path=".value",
         ),
     ),

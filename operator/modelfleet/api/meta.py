@@ -5,7 +5,7 @@ Anything that two modules must spell alike is spelled here once.
 
 from typing import Annotated, NamedTuple
 
-from pydantic import BaseModel, ConfigDict, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from pydantic.alias_generators import to_camel
 
 GROUP = "modelfleet.dev"
@@ -30,6 +30,12 @@ Name = Annotated[
     StringConstraints(min_length=1, max_length=63, pattern=r"^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"),
 ]
 """An RFC 1123 label: what a name must be for a Service of the same name to exist."""
+
+Count = Annotated[int, Field(ge=0, le=2**31 - 1)]
+"""Something counted; as wide as the replica counts of Kubernetes."""
+
+Generation = Annotated[int, Field(ge=0, le=2**53 - 1)]
+"""A `metadata.generation`; bounded by the largest integer that every reader of JSON keeps exactly."""
 
 
 class Key(NamedTuple):

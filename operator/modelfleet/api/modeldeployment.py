@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, StringConstraints, model_validator
 
 from modelfleet.api.conditions import Condition
-from modelfleet.api.meta import Model, Name
+from modelfleet.api.meta import Count, Generation, Model, Name
 
 Seconds = Annotated[int, Field(ge=0, le=86_400)]
 Replicas = Annotated[int, Field(ge=1, le=1_000)]
@@ -30,7 +30,8 @@ class ServedModel(Model):
     ]
     """Hugging Face repository or path inside the image, for example meta-llama/Llama-3.1-8B-Instruct."""
     revision: Annotated[
-        str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$")
+        str,
+        StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$"),
     ] = "main"
     """Branch, tag or commit of the repository. A commit makes replicas identical."""
     cache_claim_name: Name | None = None
@@ -155,7 +156,7 @@ class SignalStatus(Model):
     """Name with its unit."""
     value: Annotated[str, StringConstraints(max_length=32)] | None = None
     """Its value; absent when missing."""
-    age_seconds: Annotated[int, Field(ge=0)] | None = None
+    age_seconds: Count | None = None
     """Age of its oldest sample."""
     missing: Annotated[str, StringConstraints(max_length=256)] | None = None
     """Why there is no value."""
@@ -166,7 +167,7 @@ class StepStatus(Model):
 
     name: Annotated[str, StringConstraints(max_length=32)]
     """Step, in the order they ran."""
-    replicas: Annotated[int, Field(ge=0)]
+    replicas: Count
     """Replica count after the step."""
     limited_by: Annotated[str, StringConstraints(max_length=32)] = ""
     """What bound it, empty when nothing did."""
@@ -190,15 +191,15 @@ class DecisionStatus(Model):
 class ModelDeploymentStatus(Model):
     """What is, what is wanted, and why they differ."""
 
-    observed_generation: Annotated[int, Field(ge=0)] = 0
+    observed_generation: Generation = 0
     """Generation of the spec that this status describes."""
-    replicas: Annotated[int, Field(ge=0)] = 0
+    replicas: Count = 0
     """Pods that exist and are not terminating."""
-    ready_replicas: Annotated[int, Field(ge=0)] = 0
+    ready_replicas: Count = 0
     """Pods that serve."""
-    desired_replicas: Annotated[int, Field(ge=0)] = 0
+    desired_replicas: Count = 0
     """What the operator asks the Deployment for."""
-    wanted_replicas: Annotated[int, Field(ge=0)] = 0
+    wanted_replicas: Count = 0
     """What the load alone calls for, before any limit."""
     ready: Annotated[str, StringConstraints(max_length=16)] = ""
     """Ready and existing pods, as READY shows them."""
@@ -212,7 +213,7 @@ class ModelDeploymentStatus(Model):
     """Label selector of the pods, for the scale subresource."""
     last_scale_time: datetime | None = None
     """When the operator last changed the replica count."""
-    output_tokens_per_second_per_replica: Annotated[int, Field(ge=0)] | None = None
+    output_tokens_per_second_per_replica: Count | None = None
     """What one replica was measured to sustain; absent until one was saturated."""
     decision: DecisionStatus | None = None
     """The arithmetic of the last decision."""

@@ -1,0 +1,15 @@
+"""The `modelfleet` command: one line per subcommand, each of which lives in a module of its own."""
+
+import typer
+
+from modelfleet.cli.crds import crds
+
+app = typer.Typer(name="modelfleet", no_args_is_help=True, add_completion=False)
+
+
+@app.callback()
+def modelfleet() -> None:
+    """Turn a Kubernetes cluster's GPUs into a Model-as-a-Service."""
+
+
+app.command()(crds)
