@@ -59,9 +59,9 @@ class Limit(StrEnum):
     SCALE_DOWN_RATE = "ScaleDownRate"
     SCALE_UP_WINDOW = "ScaleUpWindow"
     SCALE_DOWN_WINDOW = "ScaleDownWindow"
-    TOLERANCE = "Tolerance"
     METRICS = "MetricsMissing"
     WARM_UP = "WarmUp"
+    TOKEN_ALLOWANCE = "TokenAllowance"  # noqa: S105 - an allowance, not a password
     CAPACITY = "Capacity"
     PAUSED = "Paused"
     RECOMMEND = "RecommendOnly"

@@ -1,8 +1,9 @@
 """InferenceRuntime: how one inference engine is run, as administrators curate it."""
 
-from typing import Annotated
+import re
+from typing import Annotated, Self
 
-from pydantic import Field, StringConstraints
+from pydantic import Field, StringConstraints, model_validator
 
 from modelfleet.api.engine import Engine
 from modelfleet.api.meta import Model
@@ -18,6 +19,9 @@ Image = Annotated[
         pattern=r"^[a-z0-9][A-Za-z0-9._/-]*(:[0-9]+/[A-Za-z0-9._/-]+)?(:[A-Za-z0-9_][A-Za-z0-9._-]{0,127}|@sha256:[a-f0-9]{64})$",
     ),
 ]
+
+PLACEHOLDERS = frozenset({"model", "revision", "gpus", "port", "drainSeconds"})
+PLACEHOLDER = re.compile(r"\{(?P<name>[A-Za-z]+)\}")
 
 
 class EnvVar(Model):
@@ -58,7 +62,7 @@ class InferenceRuntimeSpec(Model):
     command: Annotated[tuple[Argument, ...], Field(max_length=16)] = ()
     """Entry point; the image's own when empty."""
     args: Annotated[tuple[Argument, ...], Field(max_length=64)] = ()
-    """Arguments. {model}, {revision}, {gpus}, {port} and {drainSeconds} are replaced; write {{ for a brace."""
+    """Arguments. {model}, {revision}, {gpus}, {port} and {drainSeconds} are replaced."""
     env: Annotated[tuple[EnvVar, ...], Field(max_length=64)] = ()
     """Literal environment variables; {model}, {revision}, {gpus}, {port} and {drainSeconds} are replaced."""
     port: Annotated[int, Field(ge=1024, le=65535)] | None = None
@@ -73,3 +77,11 @@ class InferenceRuntimeSpec(Model):
     """What one replica requests besides GPUs."""
     capacity: Capacity | None = None
     """Prior for what one replica sustains."""
+
+    @model_validator(mode="after")
+    def _placeholders_are_known(self) -> Self:
+        for text in (*self.command, *self.args, *(variable.value for variable in self.env)):
+            for name in PLACEHOLDER.findall(text):
+                if name not in PLACEHOLDERS:
+                    raise ValueError(f"{{{name}}} in {text!r} is no placeholder; known are {sorted(PLACEHOLDERS)}")
+        return self

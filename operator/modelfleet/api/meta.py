@@ -23,6 +23,7 @@ MANAGED_BY = "modelfleet"
 DEPLOYMENT_LABEL = f"{GROUP}/deployment"
 ENGINE_LABEL = f"{GROUP}/engine"
 MODEL_ANNOTATION = f"{GROUP}/model"
+APPLIED_HASH_ANNOTATION = f"{GROUP}/applied-hash"
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 
 Name = Annotated[

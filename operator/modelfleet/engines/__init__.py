@@ -1,0 +1,1 @@
+"""One row per inference engine: what its server calls things. Data, no behaviour."""

@@ -1,0 +1,1 @@
+"""From kinds to manifests: Deployment, Service and PodDisruptionBudget, as plain dictionaries."""

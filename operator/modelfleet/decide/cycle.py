@@ -1,0 +1,352 @@
+"""The composition of the nine steps. Nothing else composes them.
+
+`decide` looks at each deployment by itself through step 7, grants GPUs to all of them together in
+step 8, and closes each decision with what its mode permits. Step 9, the explanation, is read from
+the decision when somebody has to be told (explain.py).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+from modelfleet.api.conditions import Limit
+from modelfleet.api.meta import Key
+from modelfleet.api.modeldeployment import Mode, ModelDeploymentSpec
+from modelfleet.decide import stabilize as damping
+from modelfleet.decide.admit import admit
+from modelfleet.decide.allocate import Ask, allocate
+from modelfleet.decide.bounds import bounds
+from modelfleet.decide.capacity import START_SAMPLES, Capacity, capacity, measure
+from modelfleet.decide.demand import Demand, demand, saturated
+from modelfleet.decide.forecast import forecast, learn_tokens_per_request, remember_queue
+from modelfleet.decide.history import Measured, Memory
+from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
+from modelfleet.decide.replicas import replicas
+from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot
+
+
+def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
+    """Decide the replicas of the whole fleet.
+
+    Args:
+        snapshot: What was seen, once, for everybody.
+        history: What earlier decisions left; empty after a restart, and then nothing shrinks until
+            one scale-down window has filled.
+
+    Returns:
+        A decision for every deployment in the snapshot, the writes they ask for, and the history for
+        the next call. The same arguments give the same plan, in whatever order deployments are listed.
+    """
+    drafts = [_draft(observed, history.get(observed.key), snapshot) for observed in snapshot.deployments]
+    granted = allocate((_ask(draft) for draft in drafts if draft.spec is not None), snapshot.nodes)
+    closed = [_close(draft, granted.get(draft.observed.key), snapshot.taken_at) for draft in drafts]
+    return Plan(
+        decisions={decision.key: decision for decision, _, _ in closed},
+        scales=tuple(scale for _, scale, _ in closed if scale is not None),
+        history={decision.key: memory for decision, _, memory in closed},
+    )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Draft:
+    """A deployment's decision before GPUs are granted."""
+
+    observed: Observed
+    spec: ModelDeploymentSpec | None
+    memory: Memory
+    current: int
+    wanted: int
+    asked: int
+    steps: tuple[Step, ...]
+    facts: Facts | Missing
+
+
+def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) -> _Draft:
+    now = snapshot.taken_at
+    memory = _note_starts(remembered or _first_memory(observed, now), observed.pods)
+    spec = observed.spec
+    current = _current(observed, memory)
+    if spec is None or observed.fault is not None:
+        why = observed.fault.message if observed.fault else "the spec was not read yet"
+        return _Draft(
+            observed=observed,
+            spec=None,
+            memory=memory,
+            current=current,
+            wanted=current,
+            asked=current,
+            steps=(Step(StepName.REPLICAS, current, Limit.INVALID),),
+            facts=Missing(why),
+        )
+    seen = demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds)
+    facts: Facts | Missing
+    if isinstance(seen, Missing):
+        memory, damped, steps = _hold(memory, spec, current, now)
+        facts, wanted, target = seen, current, None
+    else:
+        memory, damped, steps, known = _recommend(seen, observed, spec, memory, current, now)
+        facts, wanted, target = known, known.wanted.replicas, known.capacity.target_tokens_per_second
+    scaling = spec.scaling
+    bounded, bound = bounds(damped, min_replicas=scaling.min_replicas, max_replicas=scaling.max_replicas)
+    admitted, cap = admit(
+        bounded,
+        allowance_tokens_per_second=observed.allowance_output_tokens_per_second,
+        target_tokens_per_second=target,
+        floor=scaling.min_replicas,
+    )
+    return _Draft(
+        observed=observed,
+        spec=spec,
+        memory=memory,
+        current=current,
+        wanted=wanted,
+        asked=admitted,
+        steps=(*steps, Step(StepName.BOUNDS, bounded, bound), Step(StepName.ADMIT, admitted, cap)),
+        facts=facts,
+    )
+
+
+def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -> tuple[Memory, int, tuple[Step, ...]]:
+    """Keep the count while the load is unknown, and let the time count as a call for that count."""
+    highest = damping.remember(
+        memory.highest,
+        current,
+        now=now,
+        seconds=spec.scaling.behavior.scale_down.stabilization_window_seconds,
+        keep_highest=True,
+    )
+    steps = (Step(StepName.REPLICAS, current, Limit.METRICS), Step(StepName.STABILIZE, current))
+    return replace(memory, highest=highest, queue=(), was_saturated=False), current, steps
+
+
+def _recommend(
+    seen: Demand, observed: Observed, spec: ModelDeploymentSpec, memory: Memory, current: int, now: float
+) -> tuple[Memory, int, tuple[Step, ...], Facts]:
+    """Run steps 2 to 5 on a load that is known."""
+    scaling, behavior = spec.scaling, spec.scaling.behavior
+    is_saturated = saturated(observed.pods)
+    measured = measure(
+        memory.measured,
+        seen,
+        observed.pods,
+        saturated=is_saturated and memory.was_saturated,
+        now=now,
+        elapsed=now - memory.last_decided_at if memory.last_decided_at is not None else 0.0,
+    )
+    queue = remember_queue(memory.queue, seen, now=now)
+    tokens_per_request = learn_tokens_per_request(memory.tokens_per_request, seen)
+    supply: Capacity = capacity(
+        spec_target=scaling.targets.output_tokens_per_second,
+        measured=measured,
+        prior_tokens_per_second=observed.prior_output_tokens_per_second,
+        start_seconds=memory.start_seconds,
+    )
+    load = forecast(
+        seen,
+        queue=queue,
+        tokens_per_request=tokens_per_request,
+        queue_tolerated=float(scaling.targets.queued_requests * seen.ready),
+        start_seconds=supply.start_seconds,
+    )
+    wanted = replicas(
+        seen,
+        load,
+        supply,
+        current=current,
+        queued_per_replica=scaling.targets.queued_requests,
+        tolerance=behavior.tolerance_percent / 100,
+    )
+    highest = damping.remember(
+        memory.highest,
+        wanted.replicas,
+        now=now,
+        seconds=behavior.scale_down.stabilization_window_seconds,
+        keep_highest=True,
+    )
+    lowest = damping.remember(
+        memory.lowest,
+        wanted.replicas,
+        now=now,
+        seconds=behavior.scale_up.stabilization_window_seconds,
+        keep_highest=False,
+    )
+    damped, limit = damping.stabilize(
+        wanted.replicas,
+        current=current,
+        highest=highest,
+        lowest=lowest,
+        events=memory.scale_events,
+        behavior=behavior,
+        deciding_since=memory.since,
+        now=now,
+    )
+    memory = replace(
+        memory,
+        highest=highest,
+        lowest=lowest,
+        queue=queue,
+        measured=measured,
+        was_saturated=is_saturated,
+        tokens_per_request=tokens_per_request,
+    )
+    steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
+    return memory, damped, steps, Facts(seen, supply, load, wanted)
+
+
+def _ask(draft: _Draft) -> Ask:
+    assert draft.spec is not None  # noqa: S101 - decide() filters; a programmer's error otherwise
+    return Ask(
+        key=draft.observed.key,
+        accelerator=draft.spec.accelerator,
+        gpus=draft.spec.gpus_per_replica,
+        priority=draft.spec.priority,
+        held=sum(1 for pod in draft.observed.pods if pod.node and not pod.terminating),
+        assured=max(draft.current, min(draft.spec.scaling.min_replicas, draft.asked)),
+        asked=draft.asked,
+    )
+
+
+def _close(draft: _Draft, granted: int | None, now: float) -> tuple[Decision, Scale | None, Memory]:
+    """Apply the grant and the mode, and turn a difference into a write."""
+    observed, memory = draft.observed, draft.memory
+    count = draft.asked if granted is None else granted
+    steps = (
+        *draft.steps,
+        Step(StepName.ALLOCATE, count, Limit.CAPACITY if count < draft.asked else Limit.NONE),
+    )
+    hands_off = _hands_off(draft)
+    desired = draft.current if hands_off else count
+    if hands_off:
+        steps = (*steps, Step(StepName.MODE, desired, hands_off))
+    decision = Decision(
+        key=observed.key,
+        current=draft.current,
+        wanted=draft.wanted,
+        desired=desired,
+        granted=count,
+        limited_by=_binding(draft.wanted, desired, steps),
+        steps=steps,
+        facts=draft.facts,
+    )
+    change = desired - draft.current
+    memory = replace(
+        memory,
+        desired=desired,
+        last_decided_at=now,
+        last_scaled_at=now if change else memory.last_scaled_at,
+        scale_events=damping.remember_events(memory.scale_events, change, behavior=draft.spec.scaling.behavior, now=now)
+        if draft.spec is not None
+        else memory.scale_events,
+    )
+    child = observed.child
+    if child is None or hands_off or child.replicas == desired:
+        return decision, None, memory
+    return (
+        decision,
+        Scale(
+            key=observed.key,
+            child_uid=child.uid,
+            current=child.replicas,
+            replicas=desired,
+            victims=_idlest(observed.pods, child.replicas - desired),
+            reverted_from=child.scaled_by_other,
+        ),
+        memory,
+    )
+
+
+def _hands_off(draft: _Draft) -> Limit:
+    """Return why the count may not be written, or Limit.NONE."""
+    if draft.spec is None:
+        return Limit.INVALID
+    if draft.observed.foreign_autoscaler:
+        return Limit.FOREIGN_AUTOSCALER
+    match draft.spec.scaling.mode:
+        case Mode.PAUSED:
+            return Limit.PAUSED
+        case Mode.RECOMMEND:
+            return Limit.RECOMMEND
+        case Mode.AUTO:
+            return Limit.NONE
+
+
+def _binding(wanted: int, desired: int, steps: tuple[Step, ...]) -> Limit:
+    """Return the last limit that moved the count to its side of wanted."""
+    if desired == wanted:
+        return Limit.NONE
+    before = wanted
+    binding = Limit.NONE
+    for step in steps:
+        if step.limited_by and (step.replicas < before if desired < wanted else step.replicas > before):
+            binding = step.limited_by
+        before = step.replicas
+    return binding
+
+
+def _first_memory(observed: Observed, now: float) -> Memory:
+    known = observed.measured_output_tokens_per_second
+    # What an earlier process measured counts as seen long enough.
+    measured = Measured() if known is None else Measured(known, 30.0)
+    return Memory(since=now, measured=measured)
+
+
+def _current(observed: Observed, memory: Memory) -> int:
+    """Return the count this decision starts from.
+
+    Where the operator keeps its hands off, what exists is the truth; else its own last word is, and a
+    hand edit is a difference to put back. After a restart the Deployment speaks for the last word,
+    unless somebody else owns the field: then the status does.
+    """
+    spec, child = observed.spec, observed.child
+    floor = spec.scaling.min_replicas if spec is not None else 0
+    others = spec is None or observed.foreign_autoscaler or spec.scaling.mode is not Mode.AUTO
+    if others and child is not None:
+        return child.replicas
+    if memory.desired is not None and memory.last_decided_at is not None:
+        return memory.desired or floor
+    if child is not None and not child.scaled_by_other:
+        return child.replicas
+    if observed.recorded_desired:
+        return observed.recorded_desired
+    return child.replicas if child is not None else floor
+
+
+def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
+    """Remember how long each pod took from created to ready, once a pod."""
+    ready = {pod.uid: pod for pod in pods if pod.ready_at is not None}
+    if ready.keys() == memory.ready_pods:
+        return memory
+    new = sorted(
+        (pod.ready_at, pod.uid, pod.ready_at - pod.created_at)
+        for uid, pod in ready.items()
+        if uid not in memory.ready_pods and pod.ready_at is not None and pod.ready_at >= pod.created_at
+    )
+    # A pod that is gone may go from the set; one that lost readiness stays, for its start is counted.
+    alive = memory.ready_pods & {pod.uid for pod in pods}
+    return replace(
+        memory,
+        start_seconds=(*memory.start_seconds, *(seconds for _, _, seconds in new))[-START_SAMPLES:],
+        ready_pods=frozenset(alive | ready.keys()),
+    )
+
+
+def _idlest(pods: tuple[Pod, ...], count: int) -> tuple[str, ...]:
+    """Return the names of the pods to give up: not scheduled, not ready, then the least busy, newest first."""
+    if count <= 0:
+        return ()
+    candidates = sorted(
+        (pod for pod in pods if not pod.terminating),
+        key=lambda pod: (
+            bool(pod.node),
+            pod.ready_at is not None,
+            _in_flight(pod),
+            -pod.created_at,
+            pod.name,
+        ),
+    )
+    return tuple(pod.name for pod in candidates[:count])
+
+
+def _in_flight(pod: Pod) -> float:
+    readings = (pod.signals.queued_requests, pod.signals.running_requests)
+    # A pod whose load is unknown counts as the busiest: it may be serving.
+    return sum(reading.value if isinstance(reading, Signal) else float("inf") for reading in readings)

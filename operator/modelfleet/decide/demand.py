@@ -1,0 +1,111 @@
+"""Step 1, demand: the signals of the ready pods become one load. Unknown is not zero."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from modelfleet.decide.snapshot import Missing, Pod, PodSignals, Reading, Signal
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """One signal added up over the ready pods that have it.
+
+    Attributes:
+        value: The sum over `known` pods; a lower bound of the truth while `known` is less than all.
+        known: Ready pods that had a fresh value.
+        sampled_at: Time of the oldest sample; 0 when there is none.
+        missing: Why the first pod without a value has none; empty when all have one.
+    """
+
+    value: float
+    known: int
+    sampled_at: float
+    missing: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Demand:
+    """The load on one deployment now.
+
+    Attributes:
+        ready: Pods that serve.
+        complete: Every ready pod reported queue, running requests and throughput. Only then may
+            the deployment shrink; the sums of a partial answer are lower bounds.
+    """
+
+    ready: int
+    queued_requests: Total
+    running_requests: Total
+    output_tokens_per_second: Total
+    finished_requests_per_second: Total
+    complete: bool
+    missing: str
+
+
+def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Demand | Missing:
+    """Add up the fresh signals of the ready pods.
+
+    Args:
+        pods: Every pod of the deployment; those that are terminating or not ready serve nobody new.
+        now: Seconds since the epoch.
+        max_age_seconds: An older sample is no sample.
+
+    Returns:
+        The load, or why no pod's queue is known.
+    """
+    ready = [pod for pod in pods if pod.ready_at is not None and not pod.terminating]
+    if not ready:
+        return Missing("no pod is ready")
+    oldest = now - max_age_seconds
+    queued = _total(ready, _queued, oldest)
+    running = _total(ready, _running, oldest)
+    output = _total(ready, _output, oldest)
+    finished = _total(ready, _finished, oldest)
+    if queued.known == 0:
+        return Missing(queued.missing)
+    return Demand(
+        ready=len(ready),
+        queued_requests=queued,
+        running_requests=running,
+        output_tokens_per_second=output,
+        finished_requests_per_second=finished,
+        complete=not (queued.missing or running.missing or output.missing),
+        missing=queued.missing or running.missing or output.missing,
+    )
+
+
+def saturated(pods: tuple[Pod, ...]) -> bool:
+    """Return whether every ready pod has a request waiting, so that throughput shows capacity."""
+    queues = [pod.signals.queued_requests for pod in pods if pod.ready_at is not None and not pod.terminating]
+    return bool(queues) and all(isinstance(queue, Signal) and queue.value >= 1 for queue in queues)
+
+
+def _queued(signals: PodSignals) -> Reading:
+    return signals.queued_requests
+
+
+def _running(signals: PodSignals) -> Reading:
+    return signals.running_requests
+
+
+def _output(signals: PodSignals) -> Reading:
+    return signals.output_tokens_per_second
+
+
+def _finished(signals: PodSignals) -> Reading:
+    return signals.finished_requests_per_second
+
+
+def _total(pods: list[Pod], read: Callable[[PodSignals], Reading], oldest: float) -> Total:
+    value, known, sampled_at, missing = 0.0, 0, 0.0, ""
+    for pod in pods:
+        match read(pod.signals):
+            case Signal(value=sample, sampled_at=at) if at >= oldest:
+                value += sample
+                sampled_at = at if known == 0 else min(sampled_at, at)
+                known += 1
+            case Signal(sampled_at=at):
+                missing = missing or f"{pod.name}: last sample is older than allowed ({at - oldest:+.0f} s)"
+            case Missing(why=why):
+                missing = missing or f"{pod.name}: {why}"
+    return Total(value, known, sampled_at, missing)

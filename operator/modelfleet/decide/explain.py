@@ -1,0 +1,476 @@
+"""Step 9, explain: facts become words. Prose about a decision is written here and nowhere else."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Literal
+
+from modelfleet.api.conditions import Condition, ConditionType, Limit, Reason
+from modelfleet.api.meta import DEPLOYMENT_LABEL
+from modelfleet.api.modeldeployment import (
+    DecisionStatus,
+    Mode,
+    ModelDeploymentSpec,
+    ModelDeploymentStatus,
+    SignalStatus,
+    StepStatus,
+)
+from modelfleet.decide.capacity import MIN_SATURATED_SECONDS, CapacitySource
+from modelfleet.decide.demand import Total
+from modelfleet.decide.history import Memory
+from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
+from modelfleet.decide.replicas import Measure
+from modelfleet.decide.snapshot import Missing, Observed
+
+Truth = Literal["True", "False", "Unknown"]
+REPORTED_LIMITS = frozenset(
+    {
+        Limit.MIN_REPLICAS,
+        Limit.MAX_REPLICAS,
+        Limit.SCALE_UP_RATE,
+        Limit.SCALE_DOWN_RATE,
+        Limit.TOKEN_ALLOWANCE,
+        Limit.CAPACITY,
+    }
+)
+"""Limits that ScalingLimited names, as HPA's does; windows and modes are no limits but choices."""
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """One condition without its times."""
+
+    type: ConditionType
+    status: Truth
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Headline:
+    """What must reach the status at once when it changes; the rest may wait."""
+
+    generation: int
+    desired: int
+    replicas: int
+    ready: int
+    reason: str
+    truths: tuple[tuple[ConditionType, Truth, Reason], ...]
+
+
+def headline(observed: Observed, decision: Decision) -> Headline:
+    """Return the part of the explanation whose change is news."""
+    verdicts = judge(observed, decision)
+    total, ready = _counts(observed)
+    return Headline(
+        generation=observed.generation,
+        desired=decision.desired,
+        replicas=total,
+        ready=ready,
+        reason=_reason(observed, decision, verdicts),
+        truths=tuple((verdict.type, verdict.status, verdict.reason) for verdict in verdicts),
+    )
+
+
+def judge(observed: Observed, decision: Decision) -> tuple[Verdict, ...]:
+    """Return the conditions that the facts support, in a fixed order."""
+    ready = _ready(observed, decision)
+    verdicts = (ready, _scaling(observed, decision), _fresh(decision), _limited(observed, decision))
+    if ready.status == "False" and ready.reason in _PERMANENT:
+        return (*verdicts, Verdict(ConditionType.STALLED, "True", ready.reason, ready.message))
+    return verdicts
+
+
+_PERMANENT = frozenset(
+    {
+        Reason.INVALID_SPEC,
+        Reason.RUNTIME_NOT_FOUND,
+        Reason.RUNTIME_INVALID,
+        Reason.ACCELERATOR_NOT_FOUND,
+        Reason.GPUS_EXCEED_NODE,
+        Reason.NAME_CONFLICT,
+        Reason.START_TIMEOUT,
+    }
+)
+"""Reasons that time alone does not mend: kstatus reports them as Failed."""
+
+
+def status(
+    observed: Observed,
+    decision: Decision,
+    memory: Memory,
+    *,
+    previous: ModelDeploymentStatus | None,
+    now: float,
+) -> ModelDeploymentStatus:
+    """Write the whole status.
+
+    Args:
+        observed: What was seen.
+        decision: What was decided.
+        memory: What is remembered after it.
+        previous: The status as it stands; transition times of unchanged conditions are kept.
+        now: Seconds since the epoch.
+    """
+    verdicts = judge(observed, decision)
+    total, ready = _counts(observed)
+    at = datetime.fromtimestamp(int(now), UTC)
+    measured = memory.measured
+    known = measured.tokens_per_second is not None and measured.saturated_seconds >= MIN_SATURATED_SECONDS
+    return ModelDeploymentStatus(
+        observed_generation=observed.generation,
+        replicas=total,
+        ready_replicas=ready,
+        desired_replicas=decision.desired,
+        wanted_replicas=decision.wanted,
+        ready=f"{ready}/{total}",
+        load=load_column(decision, observed.spec),
+        limited_by=decision.limited_by.value,
+        reason=_reason(observed, decision, verdicts),
+        selector=f"{DEPLOYMENT_LABEL}={observed.key.name}",
+        last_scale_time=_moment(memory.last_scaled_at) or (previous.last_scale_time if previous else None),
+        output_tokens_per_second_per_replica=round(measured.tokens_per_second)
+        if known and measured.tokens_per_second is not None
+        else None,
+        decision=DecisionStatus(
+            decided_at=at,
+            signals=_signals(decision, now),
+            steps=tuple(
+                StepStatus(
+                    name=step.name.value,
+                    replicas=step.replicas,
+                    limited_by=step.limited_by.value,
+                    detail=_clip(_detail(step, observed, decision), 256),
+                )
+                for step in decision.steps
+            ),
+            unblock=_clip(unblock(observed, decision), 512),
+        ),
+        conditions=tuple(_condition(verdict, observed.generation, previous, at) for verdict in verdicts),
+    )
+
+
+def load_column(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
+    """Return the LOAD column: `queue 41/24 tok/s 9.1k`; what is unknown shows as `?`."""
+    if isinstance(decision.facts, Missing) or spec is None:
+        return "unknown"
+    demand = decision.facts.demand
+    output = demand.output_tokens_per_second
+    tokens = compact(output.value) if output.known else "?"
+    return (
+        f"queue {demand.queued_requests.value:.0f}/{spec.scaling.targets.queued_requests * demand.ready}"
+        f" tok/s {tokens}{'' if demand.complete else ' (partial)'}"
+    )
+
+
+def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
+    """Return the arithmetic that called for the wanted count, in one clause."""
+    facts = decision.facts
+    if isinstance(facts, Missing) or spec is None:
+        return f"load unknown: {facts.why}" if isinstance(facts, Missing) else "no spec"
+    demand, wanted, capacity = facts.demand, facts.wanted, facts.capacity
+    per_replica = spec.scaling.targets.queued_requests
+    sign = ">" if wanted.replicas > decision.current else "<" if wanted.replicas < decision.current else "~"
+    if wanted.measure is Measure.CAPACITY_UNKNOWN:
+        return "what one replica sustains is unknown, and it is not idle"
+    if wanted.measure is Measure.PARTIAL:
+        return f"some signals are missing ({demand.missing})"
+    if wanted.measure in {Measure.QUEUE, Measure.QUEUE_HOLDS}:
+        return f"queue {demand.queued_requests.value:.0f} {sign} {per_replica} per replica × {demand.ready}"
+    if capacity.target_tokens_per_second is None:
+        return "idle"
+    return (
+        f"load {compact(facts.load.tokens_per_second)} tok/s {sign} "
+        f"{compact(capacity.target_tokens_per_second)} per replica × {decision.current}"
+    )
+
+
+def scale_event(scale: Scale, decision: Decision, spec: ModelDeploymentSpec | None) -> tuple[str, str]:
+    """Return the event (reason, note) of a scale."""
+    arrow = f"{scale.current}→{scale.replicas}"
+    if scale.reverted_from:
+        return "ReplicasReverted", (
+            f"Scaled {arrow}: {scale.reverted_from} had set replicas to {scale.current}; the operator owns them. "
+            "Set spec.scaling.mode to Paused to scale by hand"
+        )
+    limit = f"; limited by {decision.limited_by} (wanted {decision.wanted})" if decision.limited_by else ""
+    reason = "ScaledUp" if scale.replicas > scale.current else "ScaledDown"
+    return reason, f"Scaled {arrow}: {cause(decision, spec)}{limit}"
+
+
+def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - one line a limit
+    """Return what would let the wanted replicas exist; empty when nothing stands between."""
+    spec = observed.spec
+    if spec is None or observed.fault is not None:
+        return observed.fault.message if observed.fault else "the spec must become valid"
+    scaling, behavior = spec.scaling, spec.scaling.behavior
+    match decision.limited_by:
+        case Limit.MAX_REPLICAS:
+            return f"raise spec.scaling.maxReplicas (now {scaling.max_replicas}) to {decision.wanted}"
+        case Limit.MIN_REPLICAS:
+            return f"lower spec.scaling.minReplicas (now {scaling.min_replicas}) to {decision.wanted}"
+        case Limit.CAPACITY:
+            return (
+                f"{spec.gpus_per_replica} free GPUs of class {spec.accelerator} on one node for each of "
+                f"{max(0, decision.wanted - decision.desired)} more replicas: add nodes, or free GPUs"
+            )
+        case Limit.SCALE_UP_RATE:
+            return "time: spec.scaling.behavior.scaleUp.policies permit no more now"
+        case Limit.SCALE_DOWN_RATE:
+            return "time: spec.scaling.behavior.scaleDown.policies permit no more now"
+        case Limit.SCALE_UP_WINDOW:
+            return f"load that stays up for {behavior.scale_up.stabilization_window_seconds} s"
+        case Limit.SCALE_DOWN_WINDOW:
+            return f"load that stays down for {behavior.scale_down.stabilization_window_seconds} s"
+        case Limit.WARM_UP:
+            return (
+                f"{behavior.scale_down.stabilization_window_seconds} s of watching: the operator began to decide "
+                "less than one scaleDown window ago"
+            )
+        case Limit.METRICS:
+            return decision.facts.why if isinstance(decision.facts, Missing) else "complete metrics"
+        case Limit.PAUSED | Limit.RECOMMEND:
+            return f"set spec.scaling.mode to {Mode.AUTO.value}"
+        case Limit.FOREIGN_AUTOSCALER:
+            return f"delete the autoscaler {observed.foreign_autoscaler}, or set spec.scaling.mode to Paused"
+        case Limit.TOKEN_ALLOWANCE:
+            return "a larger token allowance for the tenant"
+        case Limit.INVALID | Limit.NONE:
+            return ""
+
+
+def compact(value: float) -> str:
+    """Return a count with two or three significant digits: 87, 940, 9.1k, 1.2M."""
+    for unit, size in (("M", 1e6), ("k", 1e3)):
+        if value >= 0.9995 * size:
+            scaled = value / size
+            return f"{scaled:.0f}{unit}" if scaled >= 99.5 else f"{scaled:.1f}{unit}"
+    return f"{value:.0f}"
+
+
+def _counts(observed: Observed) -> tuple[int, int]:
+    alive = [pod for pod in observed.pods if not pod.terminating]
+    return len(alive), sum(1 for pod in alive if pod.ready_at is not None)
+
+
+def _ready(observed: Observed, decision: Decision) -> Verdict:
+    total, ready = _counts(observed)
+    spec, child = observed.spec, observed.child
+
+    def no(reason: Reason, message: str) -> Verdict:
+        return Verdict(ConditionType.READY, "False", reason, _clip(message, 1024))
+
+    if observed.fault is not None:
+        return no(observed.fault.reason, observed.fault.message)
+    if spec is None:
+        return no(Reason.INVALID_SPEC, "the spec was not read yet")
+    enough = min(spec.scaling.min_replicas, max(decision.desired, 1))
+    troubled = next((pod for pod in observed.pods if pod.trouble and not pod.terminating), None)
+    if ready >= enough and not (child is not None and child.rolling_out and child.progress_deadline_exceeded):
+        note = f"; {troubled.name}: {troubled.trouble}" if troubled else ""
+        return Verdict(
+            ConditionType.READY,
+            "True",
+            Reason.AVAILABLE,
+            _clip(f"{ready} of {total} replicas serve{note}", 1024),
+        )
+    if troubled is not None and not troubled.node:
+        return no(
+            Reason.UNSCHEDULABLE,
+            f"{troubled.name} waits for a node with {spec.gpus_per_replica} free GPUs of class {spec.accelerator}: "
+            f"{troubled.trouble}",
+        )
+    if child is not None and child.progress_deadline_exceeded:
+        return no(
+            Reason.START_TIMEOUT,
+            f"no replica became ready within spec.startTimeoutSeconds ({spec.start_timeout_seconds} s)"
+            + (f"; {troubled.name}: {troubled.trouble}" if troubled else "; read the engine's log"),
+        )
+    if troubled is not None:
+        return no(Reason.POD_FAILED, f"{troubled.name}: {troubled.trouble}")
+    if child is not None and child.rolling_out:
+        return no(Reason.ROLLING_OUT, f"{ready} of {total} replicas serve; a new revision is being rolled out")
+    return no(Reason.STARTING, f"{ready} of {enough} needed replicas serve; {total - ready} are starting")
+
+
+def _scaling(observed: Observed, decision: Decision) -> Verdict:
+    limits = {step.limited_by for step in decision.steps}
+
+    def no(reason: Reason, message: str) -> Verdict:
+        return Verdict(ConditionType.SCALING, "False", reason, message)
+
+    if Limit.INVALID in limits:
+        return no(Reason.INVALID_SPEC, "nothing is scaled until Ready names no fault")
+    if Limit.FOREIGN_AUTOSCALER in limits:
+        return no(
+            Reason.FOREIGN_AUTOSCALER,
+            f"{observed.foreign_autoscaler} scales the same replicas; the operator leaves them alone until it is "
+            "deleted",
+        )
+    if Limit.PAUSED in limits:
+        return no(Reason.PAUSED, "spec.scaling.mode is Paused")
+    if Limit.RECOMMEND in limits:
+        return no(
+            Reason.RECOMMENDING,
+            f"spec.scaling.mode is Recommend: it would ask for {decision.granted} replicas",
+        )
+    if isinstance(decision.facts, Missing):
+        return no(Reason.HELD, "replicas are held while the load is unknown; bounds still apply")
+    if not decision.facts.demand.complete:
+        return Verdict(
+            ConditionType.SCALING,
+            "True",
+            Reason.HELD,
+            "signals are partial: replicas may be added, none removed",
+        )
+    return Verdict(ConditionType.SCALING, "True", Reason.ABLE_TO_SCALE, "the load is known and replicas follow it")
+
+
+def _fresh(decision: Decision) -> Verdict:
+    facts = decision.facts
+    if isinstance(facts, Facts):
+        if facts.demand.complete:
+            return Verdict(
+                ConditionType.METRICS_FRESH,
+                "True",
+                Reason.FRESH,
+                "every ready pod reports queue and throughput",
+            )
+        return Verdict(ConditionType.METRICS_FRESH, "False", Reason.METRICS_MISSING, _clip(facts.demand.missing, 1024))
+    ready_exists = facts.why != "no pod is ready" and Limit.INVALID not in {step.limited_by for step in decision.steps}
+    if ready_exists:
+        return Verdict(ConditionType.METRICS_FRESH, "False", Reason.METRICS_MISSING, _clip(facts.why, 1024))
+    return Verdict(ConditionType.METRICS_FRESH, "Unknown", Reason.NO_READY_PODS, "no pod is ready to be asked")
+
+
+def _limited(observed: Observed, decision: Decision) -> Verdict:
+    if decision.limited_by not in REPORTED_LIMITS:
+        return Verdict(ConditionType.SCALING_LIMITED, "False", Reason.WITHIN_RANGE, "no limit binds")
+    return Verdict(
+        ConditionType.SCALING_LIMITED,
+        "True",
+        Reason.LIMITED,
+        _clip(
+            f"{decision.limited_by}: wanted {decision.wanted}, desired {decision.desired}; "
+            f"to unblock: {unblock(observed, decision)}",
+            1024,
+        ),
+    )
+
+
+def _reason(observed: Observed, decision: Decision, verdicts: tuple[Verdict, ...]) -> str:
+    """Return the one word that a tired reader needs first: what is broken, then what is odd, then the limit."""
+    ready, scaling, fresh, limited = verdicts[:4]
+    total, ready_count = _counts(observed)
+    if ready.status == "False":
+        return ready.reason
+    if scaling.status == "False" and scaling.reason is not Reason.HELD:
+        return scaling.reason
+    if fresh.status == "False":
+        return fresh.reason
+    if limited.status == "True":
+        return decision.limited_by.value
+    if observed.child is not None and observed.child.rolling_out:
+        return Reason.ROLLING_OUT
+    return Reason.STARTING if ready_count < total else Reason.AVAILABLE
+
+
+def _detail(step: Step, observed: Observed, decision: Decision) -> str:
+    spec, facts = observed.spec, decision.facts
+    if spec is None:
+        return ""
+    match step.name:
+        case StepName.REPLICAS if isinstance(facts, Facts):
+            return _arithmetic(facts, spec)
+        case StepName.REPLICAS if isinstance(facts, Missing):
+            return f"held at {decision.current}: {facts.why}"
+        case StepName.BOUNDS:
+            return f"minReplicas {spec.scaling.min_replicas}, maxReplicas {spec.scaling.max_replicas}"
+        case StepName.MODE:
+            return unblock_mode(step.limited_by, observed)
+        case _:
+            return ""
+
+
+def unblock_mode(limit: Limit, observed: Observed) -> str:
+    """Return why the operator keeps its hands off the replicas."""
+    if limit is Limit.FOREIGN_AUTOSCALER:
+        return f"{observed.foreign_autoscaler} scales the same replicas"
+    return f"spec.scaling.mode {observed.spec.scaling.mode.value}" if observed.spec is not None else ""
+
+
+def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:
+    load, wanted, capacity = facts.load, facts.wanted, facts.capacity
+    tokens = (
+        f"tokens ({load.served:.0f} served + {load.growth:.0f} queue growth + {load.backlog:.0f} backlog)"
+        f" / {capacity.target_tokens_per_second:.0f} = {wanted.by_tokens:.2f}"
+        if capacity.target_tokens_per_second and wanted.by_tokens is not None
+        else "tokens: capacity unknown"
+    )
+    queue = (
+        f"queue {facts.demand.queued_requests.value:.0f} / {spec.scaling.targets.queued_requests}"
+        f" = {wanted.by_queue:.2f}"
+    )
+    tolerance = "; within tolerance" if wanted.within_tolerance else ""
+    return f"max({tokens}, {queue}){tolerance}"
+
+
+def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:
+    facts = decision.facts
+    if isinstance(facts, Missing):
+        return (SignalStatus(name="queuedRequests", missing=_clip(facts.why, 256)),)
+    demand, capacity = facts.demand, facts.capacity
+    target = capacity.target_tokens_per_second
+    return (
+        _signal("queuedRequests", demand.queued_requests, now),
+        _signal("runningRequests", demand.running_requests, now),
+        _signal("outputTokensPerSecond", demand.output_tokens_per_second, now),
+        SignalStatus(name="startSeconds", value=f"{capacity.start_seconds:.0f}"),
+        SignalStatus(name="targetOutputTokensPerSecondPerReplica", value=f"{target:.0f}")
+        if target is not None
+        else SignalStatus(
+            name="targetOutputTokensPerSecondPerReplica",
+            missing="no target in the spec, no prior in the runtime, no saturation seen yet",
+        ),
+        SignalStatus(name="targetSource", value=_SOURCES[capacity.source]),
+    )
+
+
+_SOURCES = {
+    CapacitySource.SPEC: "spec",
+    CapacitySource.MEASURED: "measured",
+    CapacitySource.PRIOR: "runtime prior",
+    CapacitySource.UNKNOWN: "unknown",
+}
+
+
+def _signal(name: str, total: Total, now: float) -> SignalStatus:
+    if total.known == 0:
+        return SignalStatus(name=name, missing=_clip(total.missing, 256))
+    return SignalStatus(
+        name=name,
+        value=f"{total.value:.1f}".removesuffix(".0"),
+        age_seconds=max(0, round(now - total.sampled_at)),
+        missing=_clip(total.missing, 256) or None,
+    )
+
+
+def _condition(verdict: Verdict, generation: int, previous: ModelDeploymentStatus | None, at: datetime) -> Condition:
+    before = next((old for old in previous.conditions if old.type == verdict.type), None) if previous else None
+    return Condition(
+        type=verdict.type.value,
+        status=verdict.status,
+        reason=verdict.reason.value,
+        message=verdict.message,
+        last_transition_time=before.last_transition_time
+        if before is not None and before.status == verdict.status
+        else at,
+        observed_generation=generation,
+    )
+
+
+def _moment(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(int(seconds), UTC)
+
+
+def _clip(text: str, length: int) -> str:
+    return text if len(text) <= length else text[: length - 1] + "…"

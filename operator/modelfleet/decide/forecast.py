@@ -1,0 +1,95 @@
+"""Step 3, forecast: the load that replicas started now would meet.
+
+Throughput saturates at capacity, so it never shows demand alone. What arrives beyond it shows as
+growth of the queue; what already waits must be served besides. Both are put into generated tokens
+per second, so that one number says what is needed.
+"""
+
+from dataclasses import dataclass
+
+from modelfleet.decide.demand import Demand
+from modelfleet.decide.history import QueueSample
+
+GROWTH_WINDOW_SECONDS = 10.0
+"""Span over which queue growth is taken: long enough to see through one batch's admission."""
+MIN_GROWTH_SPAN_SECONDS = 3.0
+"""Two samples closer than this say more about one arrival than about a trend."""
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """Generated tokens per second that the replicas must sustain.
+
+    Attributes:
+        served: What they generate now.
+        growth: What arrives beyond that and only lengthens the queue.
+        backlog: What clears the queue beyond the tolerated within one replica start.
+    """
+
+    served: float
+    growth: float
+    backlog: float
+
+    @property
+    def tokens_per_second(self) -> float:
+        """The sum: what replicas started now would meet."""
+        return self.served + self.growth + self.backlog
+
+
+def forecast(
+    demand: Demand,
+    *,
+    queue: tuple[QueueSample, ...],
+    tokens_per_request: float | None,
+    queue_tolerated: float,
+    start_seconds: float,
+) -> Load:
+    """Return the load one replica start ahead.
+
+    Args:
+        demand: The load now.
+        queue: Recent queue lengths, oldest first, this tick's last.
+        tokens_per_request: Generated tokens of an average request; None when no request finished yet,
+            and then the queue is judged by its length alone (step 4).
+        queue_tolerated: Waiting requests that the ready replicas may have.
+        start_seconds: How long a replica takes from creation to ready; > 0.
+    """
+    served = demand.output_tokens_per_second.value
+    if tokens_per_request is None:
+        return Load(served, 0.0, 0.0)
+    excess = max(0.0, demand.queued_requests.value - queue_tolerated)
+    return Load(
+        served,
+        max(0.0, growth_per_second(queue)) * tokens_per_request,
+        excess * tokens_per_request / start_seconds,
+    )
+
+
+def growth_per_second(queue: tuple[QueueSample, ...]) -> float:
+    """Return the queue's growth in requests per second over the samples; 0 when they span too little."""
+    if len(queue) < 2:
+        return 0.0
+    span = queue[-1].at - queue[0].at
+    if span < MIN_GROWTH_SPAN_SECONDS:
+        return 0.0
+    return (queue[-1].queued_requests - queue[0].queued_requests) / span
+
+
+def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float) -> tuple[QueueSample, ...]:
+    """Append this tick's queue length and drop what left the growth window."""
+    recent = tuple(sample for sample in queue if sample.at > now - GROWTH_WINDOW_SECONDS)
+    return (*recent, QueueSample(now, demand.queued_requests.value))
+
+
+def learn_tokens_per_request(known: float | None, demand: Demand) -> float | None:
+    """Blend in the tokens of the requests that finished in the rate window.
+
+    Long requests lag at the start of a burst: tokens flow before the first of them finishes. The
+    average moves by a tenth at a time, so that such an edge does not swing it.
+    """
+    finished = demand.finished_requests_per_second
+    output = demand.output_tokens_per_second
+    if finished.known < demand.ready or output.known < demand.ready or finished.value <= 0 or output.value <= 0:
+        return known
+    seen = output.value / finished.value
+    return seen if known is None else known + 0.1 * (seen - known)

@@ -1,0 +1,70 @@
+"""What one decision leaves for the next, as frozen values."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """What the load called for at one moment."""
+
+    at: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleEvent:
+    """A change of the replica count that was asked for."""
+
+    at: float
+    change: int
+
+
+@dataclass(frozen=True, slots=True)
+class QueueSample:
+    """Waiting requests of the whole deployment at one moment."""
+
+    at: float
+    queued_requests: float
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """The running measurement of one saturated replica, in generated tokens per second."""
+
+    tokens_per_second: float | None = None
+    saturated_seconds: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Memory:
+    """What one ModelDeployment's next decision needs of its earlier ones.
+
+    Attributes:
+        since: When this process first decided about it; windows fill from here.
+        desired: What was last asked for; None before the first decision.
+        highest: Scale-down window: past recommendations that no later one exceeds, oldest first.
+        lowest: Scale-up window: past recommendations that no later one undercuts, oldest first.
+        scale_events: Changes asked for, no older than the longest policy period.
+        queue: Queue lengths of the last seconds, for its growth.
+        measured: Throughput of one saturated replica.
+        was_saturated: Whether every ready pod had a request waiting at the last decision.
+        tokens_per_request: Generated tokens of an average request; None until one finished.
+        start_seconds: Created-to-ready times of the last starts, oldest first.
+        ready_pods: UIDs of pods whose start is already counted.
+        last_decided_at: When the last decision was made.
+        last_scaled_at: When the replica count was last changed.
+    """
+
+    since: float
+    desired: int | None = None
+    highest: tuple[Recommendation, ...] = ()
+    lowest: tuple[Recommendation, ...] = ()
+    scale_events: tuple[ScaleEvent, ...] = ()
+    queue: tuple[QueueSample, ...] = ()
+    measured: Measured = Measured()
+    was_saturated: bool = False
+    tokens_per_request: float | None = None
+    start_seconds: tuple[float, ...] = ()
+    ready_pods: frozenset[str] = frozenset()
+    last_decided_at: float | None = None
+    last_scaled_at: float | None = None

@@ -1,0 +1,97 @@
+"""What was decided, as values: facts for the explanation, and the writes that follow."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+
+from modelfleet.api.conditions import Limit
+from modelfleet.api.meta import Key
+from modelfleet.decide.capacity import Capacity
+from modelfleet.decide.demand import Demand
+from modelfleet.decide.forecast import Load
+from modelfleet.decide.history import Memory
+from modelfleet.decide.replicas import Wanted
+from modelfleet.decide.snapshot import Missing
+
+
+class StepName(StrEnum):
+    """The steps that change a replica count, in order."""
+
+    REPLICAS = "replicas"
+    STABILIZE = "stabilize"
+    BOUNDS = "bounds"
+    ADMIT = "admit"
+    ALLOCATE = "allocate"
+    MODE = "mode"
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """The replica count after one step, and what bound it there."""
+
+    name: StepName
+    replicas: int
+    limited_by: Limit = Limit.NONE
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the recommendation was computed from."""
+
+    demand: Demand
+    capacity: Capacity
+    load: Load
+    wanted: Wanted
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Decision:
+    """The outcome for one ModelDeployment, with every fact an explanation needs.
+
+    Attributes:
+        current: Replicas asked for before.
+        wanted: Replicas the load alone calls for; equals current when the load is unknown.
+        desired: Replicas to ask for.
+        limited_by: What keeps desired from wanted; Limit.NONE when they are equal.
+        steps: Counts after each step.
+        facts: What wanted was computed from; Missing when the load is unknown.
+        granted: Replicas after the allocation, before the mode: what Auto would ask for.
+    """
+
+    key: Key
+    current: int
+    wanted: int
+    desired: int
+    granted: int
+    limited_by: Limit
+    steps: tuple[Step, ...]
+    facts: Facts | Missing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Scale:
+    """Ask for another replica count.
+
+    Attributes:
+        child_uid: Deployment that this was decided for; another one of the same name is left alone.
+        current: Its replicas now.
+        replicas: Replicas to ask for.
+        victims: Pods that should go first when shrinking, idlest first.
+        reverted_from: Field manager whose edit is put back; empty for the operator's own decision.
+    """
+
+    key: Key
+    child_uid: str
+    current: int
+    replicas: int
+    victims: tuple[str, ...] = ()
+    reverted_from: str = ""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """All decisions of one tick, the writes they ask for, and what to remember."""
+
+    decisions: Mapping[Key, Decision]
+    scales: tuple[Scale, ...]
+    history: Mapping[Key, Memory]

@@ -1,0 +1,145 @@
+"""What the operator saw, once a tick, as frozen values. Nothing here is computed from anything else.
+
+All times are seconds since the epoch; all rates are per second.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from modelfleet.api.conditions import Reason
+from modelfleet.api.meta import Key
+from modelfleet.api.modeldeployment import ModelDeploymentSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Signal:
+    """A measured value and when it was sampled."""
+
+    value: float
+    sampled_at: float
+
+
+@dataclass(frozen=True, slots=True)
+class Missing:
+    """There is no value, and why. Never a zero."""
+
+    why: str
+
+
+Reading = Signal | Missing
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodSignals:
+    """What one pod's engine reports; ranks of a data-parallel engine are already folded.
+
+    Attributes:
+        queued_requests: Requests that wait for a place in the batch.
+        running_requests: Requests in the batch.
+        output_tokens_per_second: Generated tokens per second over the dialect's rate window.
+        finished_requests_per_second: Completed requests per second over the same window.
+        kv_cache_utilization: Fraction of the KV cache in use, 0 to 1.
+    """
+
+    queued_requests: Reading
+    running_requests: Reading
+    output_tokens_per_second: Reading
+    finished_requests_per_second: Reading
+    kv_cache_utilization: Reading
+
+    @classmethod
+    def missing(cls, why: str) -> "PodSignals":
+        """Return signals that are all missing for one reason."""
+        gone = Missing(why)
+        return cls(
+            queued_requests=gone,
+            running_requests=gone,
+            output_tokens_per_second=gone,
+            finished_requests_per_second=gone,
+            kv_cache_utilization=gone,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Pod:
+    """One pod of a ModelDeployment."""
+
+    name: str
+    uid: str
+    created_at: float
+    ready_at: float | None
+    """When it last became ready; None while it is not."""
+    terminating: bool = False
+    node: str = ""
+    """Empty while it is not scheduled."""
+    trouble: str = ""
+    """Why it cannot start, in the kubelet's or the scheduler's words."""
+    signals: PodSignals = field(default_factory=lambda: PodSignals.missing("not scraped"))
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Child:
+    """The apps/v1 Deployment that runs the replicas."""
+
+    uid: str
+    replicas: int
+    scaled_by_other: str = ""
+    """Field manager that owns spec.replicas, when it is not the operator."""
+    rolling_out: bool = False
+    progress_deadline_exceeded: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something about the object, its references or its cluster that an administrator or the team must mend."""
+
+    reason: Reason
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Observed:
+    """One ModelDeployment with everything that belongs to it.
+
+    Attributes:
+        fault: Set when the object cannot be run as it stands; it is then left as it is.
+        recorded_desired: desiredReplicas in its status: what the operator last asked for.
+        prior_output_tokens_per_second: The runtime's prior for one replica.
+        measured_output_tokens_per_second: What its status says that one replica was measured to sustain.
+        foreign_autoscaler: namespace/name of an autoscaler that targets the same replicas.
+        allowance_output_tokens_per_second: Cap on the load that may buy replicas; None when unlimited.
+    """
+
+    key: Key
+    uid: str
+    generation: int
+    spec: ModelDeploymentSpec | None
+    fault: Fault | None = None
+    child: Child | None = None
+    pods: tuple[Pod, ...] = ()
+    recorded_desired: int | None = None
+    prior_output_tokens_per_second: float | None = None
+    measured_output_tokens_per_second: float | None = None
+    foreign_autoscaler: str = ""
+    allowance_output_tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of one accelerator class."""
+
+    name: str
+    free_gpus: int
+    """Allocatable GPUs that no pod holds; 0 while the node is not ready or is cordoned."""
+    allocatable_gpus: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Snapshot:
+    """The fleet at one moment."""
+
+    taken_at: float
+    metrics_max_age_seconds: float
+    deployments: tuple[Observed, ...]
+    nodes: Mapping[str, tuple[Node, ...]]
+    """Nodes by accelerator class name."""

@@ -1,0 +1,151 @@
+"""The dialect table: metric names, ports, paths and shutdown of every engine.
+
+Names are matched exactly: `vllm:num_requests_waiting` must not also match
+`vllm:num_requests_waiting_by_reason`. A metric lists its names newest first; the first one that a
+pod exposes is used. Several series of one name in one pod (data-parallel ranks, label `engine` or
+`dp_rank`) are one pod's parts: counts add up, fractions take the fullest rank, because the fullest
+rank is the one that starts to queue.
+"""
+
+from dataclasses import dataclass
+from enum import Enum
+
+from modelfleet.api.engine import Engine
+
+
+class Fold(Enum):
+    """How the several series of one pod become one number."""
+
+    SUM = "sum"
+    MAX = "max"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Metric:
+    """One concept in one dialect; `names` newest first, empty when the engine does not expose it."""
+
+    names: tuple[str, ...] = ()
+    fold: Fold = Fold.SUM
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Dialect:
+    """How one engine's server is spoken to.
+
+    Attributes:
+        output_tokens: Counter of generated tokens.
+        output_tokens_per_second: Live gauge of the same; preferred where counters move at request end.
+        rate_window_seconds: Span over which counter rates are taken. Counters that move at request end
+            need a span longer than a typical request; counters that move with every step do not.
+        drains_on_sigterm: Whether the server finishes its streams after SIGTERM (vLLM: with the
+            --shutdown-timeout that its preset sets). Where it does not, the stop is delayed instead.
+    """
+
+    port: int
+    metrics_path: str
+    health_path: str
+    queued_requests: Metric
+    running_requests: Metric
+    output_tokens: Metric
+    prompt_tokens: Metric
+    finished_requests: Metric
+    kv_cache_utilization: Metric = Metric(fold=Fold.MAX)
+    output_tokens_per_second: Metric = Metric()
+    rate_window_seconds: float
+    drains_on_sigterm: bool = True
+
+    def names(self) -> tuple[str, ...]:
+        """Return every metric name this dialect may read."""
+        return tuple(
+            name
+            for metric in (
+                self.queued_requests,
+                self.running_requests,
+                self.output_tokens,
+                self.prompt_tokens,
+                self.finished_requests,
+                self.kv_cache_utilization,
+                self.output_tokens_per_second,
+            )
+            for name in metric.names
+        )
+
+
+PER_STEP_WINDOW_SECONDS = 5.0
+AT_FINISH_WINDOW_SECONDS = 30.0
+
+DIALECTS: dict[Engine, Dialect] = {
+    Engine.VLLM: Dialect(
+        port=8000,
+        metrics_path="/metrics",
+        health_path="/health",
+        queued_requests=Metric(names=("vllm:num_requests_waiting",)),
+        running_requests=Metric(names=("vllm:num_requests_running",)),
+        output_tokens=Metric(names=("vllm:generation_tokens_total",)),
+        prompt_tokens=Metric(names=("vllm:prompt_tokens_total",)),
+        finished_requests=Metric(names=("vllm:request_success_total",)),
+        kv_cache_utilization=Metric(names=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"), fold=Fold.MAX),
+        rate_window_seconds=PER_STEP_WINDOW_SECONDS,
+    ),
+    Engine.SGLANG: Dialect(
+        port=30000,
+        metrics_path="/metrics",
+        health_path="/health",
+        queued_requests=Metric(names=("sglang:num_queue_reqs",)),
+        running_requests=Metric(names=("sglang:num_running_reqs",)),
+        output_tokens=Metric(names=("sglang:generation_tokens_total",)),
+        prompt_tokens=Metric(names=("sglang:prompt_tokens_total",)),
+        finished_requests=Metric(names=("sglang:num_requests_total",)),
+        kv_cache_utilization=Metric(names=("sglang:token_usage",), fold=Fold.MAX),
+        output_tokens_per_second=Metric(names=("sglang:gen_throughput",)),
+        rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
+    ),
+    Engine.TGI: Dialect(
+        port=8080,
+        metrics_path="/metrics",
+        health_path="/health",
+        queued_requests=Metric(names=("tgi_queue_size",)),
+        running_requests=Metric(names=("tgi_batch_current_size",)),
+        output_tokens=Metric(names=("tgi_request_generated_tokens_sum",)),
+        prompt_tokens=Metric(names=("tgi_request_input_length_sum",)),
+        finished_requests=Metric(names=("tgi_request_success", "tgi_request_success_total")),
+        rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
+    ),
+    # trtllm-serve answers JSON at /metrics; Prometheus text needs `return_perf_metrics: true`.
+    Engine.TRTLLM: Dialect(
+        port=8000,
+        metrics_path="/prometheus/metrics",
+        health_path="/health",
+        queued_requests=Metric(names=("trtllm_num_requests_waiting",)),
+        running_requests=Metric(names=("trtllm_num_requests_running",)),
+        output_tokens=Metric(names=("trtllm_generation_tokens_total", "trtllm_generation_tokens")),
+        prompt_tokens=Metric(names=("trtllm_prompt_tokens_total", "trtllm_prompt_tokens")),
+        finished_requests=Metric(names=("trtllm_request_success_total", "trtllm_request_success")),
+        kv_cache_utilization=Metric(names=("trtllm_kv_cache_utilization",), fold=Fold.MAX),
+        rate_window_seconds=PER_STEP_WINDOW_SECONDS,
+    ),
+    Engine.NIM: Dialect(
+        port=8000,
+        metrics_path="/v1/metrics",
+        health_path="/v1/health/ready",
+        queued_requests=Metric(names=("num_requests_waiting",)),
+        running_requests=Metric(names=("num_requests_running",)),
+        output_tokens=Metric(names=("generation_tokens_total",)),
+        prompt_tokens=Metric(names=("prompt_tokens_total",)),
+        finished_requests=Metric(names=("request_success_total",)),
+        kv_cache_utilization=Metric(names=("gpu_cache_usage_perc",), fold=Fold.MAX),
+        rate_window_seconds=PER_STEP_WINDOW_SECONDS,
+    ),
+    Engine.LLAMACPP: Dialect(
+        port=8080,
+        metrics_path="/metrics",
+        health_path="/health",
+        queued_requests=Metric(names=("llamacpp:requests_deferred",)),
+        running_requests=Metric(names=("llamacpp:requests_processing",)),
+        output_tokens=Metric(names=("llamacpp:tokens_predicted_total",)),
+        prompt_tokens=Metric(names=("llamacpp:prompt_tokens_total",)),
+        finished_requests=Metric(),
+        rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
+        drains_on_sigterm=False,
+    ),
+}
