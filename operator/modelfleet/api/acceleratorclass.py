@@ -8,15 +8,16 @@ from pydantic import Field, StringConstraints, model_validator
 from modelfleet.api.conditions import Condition
 from modelfleet.api.meta import Count, Generation, Model
 
-LabelKey = Annotated[str, StringConstraints(min_length=1, max_length=317)]
-LabelValue = Annotated[str, StringConstraints(max_length=63)]
+_SUBDOMAIN = r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*"
+_QUALIFIED_NAME = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+
+# A pod with a key, value or resource name outside these patterns is refused, and then no replica of the class starts.
+LabelKey = Annotated[
+    str, StringConstraints(min_length=1, max_length=317, pattern=rf"^({_SUBDOMAIN}/)?{_QUALIFIED_NAME}$")
+]
+LabelValue = Annotated[str, StringConstraints(max_length=63, pattern=rf"^({_QUALIFIED_NAME})?$")]
 ResourceName = Annotated[
-    str,
-    StringConstraints(
-        min_length=3,
-        max_length=317,
-        pattern=r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?/[A-Za-z0-9]([-A-Za-z0-9_.]*[A-Za-z0-9])?$",
-    ),
+    str, StringConstraints(min_length=3, max_length=317, pattern=rf"^{_SUBDOMAIN}/{_QUALIFIED_NAME}$")
 ]
 Usd = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]{1,9}(\.[0-9]{1,6})?$")]
 
@@ -24,11 +25,11 @@ Usd = Annotated[str, StringConstraints(max_length=16, pattern=r"^[0-9]{1,9}(\.[0
 class Toleration(Model):
     """A core/v1 toleration."""
 
-    key: Annotated[str, StringConstraints(max_length=317)] = ""
+    key: Annotated[str, StringConstraints(max_length=317, pattern=rf"^(({_SUBDOMAIN}/)?{_QUALIFIED_NAME})?$")] = ""
     """Taint key; empty with operator Exists matches every taint."""
     operator: Literal["Exists", "Equal"] = "Exists"
     """Exists ignores the value."""
-    value: Annotated[str, StringConstraints(max_length=63)] = ""
+    value: LabelValue = ""
     """Taint value, for Equal."""
     effect: Literal["", "NoSchedule", "PreferNoSchedule", "NoExecute"] = ""
     """Taint effect; empty matches all."""
@@ -37,6 +38,12 @@ class Toleration(Model):
     def _value_needs_equal(self) -> Self:
         if self.operator == "Exists" and self.value:
             raise ValueError("value must be empty when operator is Exists")
+        return self
+
+    @model_validator(mode="after")
+    def _equal_needs_key(self) -> Self:
+        if self.operator == "Equal" and not self.key:
+            raise ValueError("key must not be empty when operator is Equal")
         return self
 
 
@@ -51,6 +58,12 @@ class AcceleratorClassSpec(Model):
     """Taints that replicas of this class tolerate."""
     usd_per_gpu_hour: Usd | None = None
     """Price of one GPU for one hour, in US dollars, as a decimal string. Reported, never a limit."""
+
+    @model_validator(mode="after")
+    def _resource_is_no_quota_item(self) -> Self:
+        if self.resource_name.startswith("requests."):
+            raise ValueError("resourceName must not start with requests.")
+        return self
 
 
 class AcceleratorClassStatus(Model):

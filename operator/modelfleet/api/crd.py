@@ -41,7 +41,7 @@ _TRANSLATED: Mapping[str, frozenset[str]] = {
     "integer": frozenset(),
     "string": frozenset(),
     "array": frozenset({"items", "uniqueItems"}),
-    "object": frozenset({"properties", "additionalProperties", "propertyNames"}),
+    "object": frozenset({"properties", "additionalProperties", "patternProperties", "propertyNames"}),
 }
 
 _PROPERTY_NAME_TESTS: Mapping[str, str] = {
@@ -219,13 +219,16 @@ class _Translation:
         return {"properties": properties}
 
     def _bounded_map(self, source: Schema, path: str, inside: tuple[str, ...]) -> Schema:
-        _require(source, path, "maxProperties", "additionalProperties", "propertyNames")
-        values = source["additionalProperties"]
-        if not isinstance(values, dict):
-            raise SchemaFault(f"{path}: a map's values need a type")
+        _require(source, path, "maxProperties", "propertyNames")
+        # pydantic says a key's pattern as the one pattern of the properties, and its lengths apart.
+        values = source.get("patternProperties") or {"": source.get("additionalProperties")}
+        if len(values) != 1 or not all(isinstance(value, dict) for value in values.values()):
+            raise SchemaFault(f"{path}: a map needs one type for all its values")
+        [(pattern, value)] = values.items()
+        names = {**source["propertyNames"], **({"pattern": pattern} if pattern else {})}
         return {
-            "additionalProperties": self.node(values, f"{path}.*", inside),
-            "x-kubernetes-validations": [_key_rule(source["propertyNames"], path)],
+            "additionalProperties": self.node(value, f"{path}.*", inside),
+            "x-kubernetes-validations": [_key_rule(names, path)],
         }
 
 
@@ -248,13 +251,15 @@ def _key_rule(names: Schema, path: str) -> Schema:
     _require(names, f"{path}.keys", "maxLength")
     if unknown := sorted(names.keys() - _PROPERTY_NAME_TESTS.keys() - {"type", "title"}):
         raise SchemaFault(f"{path}.keys: the emitter does not know {', '.join(unknown)}")
+    if "'" in names.get("pattern", ""):
+        raise SchemaFault(f"{path}.keys: a pattern with a quote does not fit a raw CEL string")
     tests = [
         test.format(_cel_literal(names[keyword])) for keyword, test in _PROPERTY_NAME_TESTS.items() if keyword in names
     ]
     bounds = [f"{keyword} {names[keyword]}" for keyword in _PROPERTY_NAME_TESTS if keyword in names]
     return {
         "rule": f"self.all(key, {' && '.join(tests)})",
-        "message": f"a key is malformed; keys have {', '.join(bounds)}",
+        "message": f"every key must have {', '.join(bounds)}",
         "reason": "FieldValueInvalid",
     }
 

@@ -10,6 +10,8 @@ from modelfleet.api.meta import Model
 
 Argument = Annotated[str, StringConstraints(min_length=1, max_length=512)]
 HttpPath = Annotated[str, StringConstraints(max_length=128, pattern=r"^/[A-Za-z0-9/_.-]*$")]
+# Neither the root nor a way up: the claim would hide the image's own files.
+MountPath = Annotated[str, StringConstraints(max_length=128, pattern=r"^(/\.?[A-Za-z0-9_-][A-Za-z0-9_.-]*)+$")]
 Quantity = Annotated[str, StringConstraints(max_length=16, pattern=r"^[1-9][0-9]{0,8}(m|Ki|Mi|Gi|Ti|k|M|G|T)?$")]
 EnvName = Annotated[str, StringConstraints(min_length=1, max_length=128, pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
 Image = Annotated[
@@ -71,12 +73,24 @@ class InferenceRuntimeSpec(Model):
     """Path of the Prometheus metrics; the engine's usual one when absent."""
     health_path: HttpPath | None = None
     """Path that answers 200 once the model is loaded; the engine's usual one when absent."""
-    cache_mount_path: HttpPath = "/models"
-    """Where a model cache claim is mounted."""
+    cache_mount_path: MountPath = "/models"
+    """Where a model cache claim is mounted. Not /dev/shm, which is taken."""
     resources: RuntimeResources = RuntimeResources()
     """What one replica requests besides GPUs."""
     capacity: Capacity | None = None
     """Prior for what one replica sustains."""
+
+    @model_validator(mode="after")
+    def _image_is_pinned(self) -> Self:
+        if self.image.endswith(":latest"):
+            raise ValueError("image must not use the tag latest")
+        return self
+
+    @model_validator(mode="after")
+    def _shared_memory_keeps_its_path(self) -> Self:
+        if self.cache_mount_path == "/dev/shm":  # noqa: S108 - a path in the replica, not here
+            raise ValueError("cacheMountPath must not be /dev/shm")
+        return self
 
     @model_validator(mode="after")
     def _placeholders_are_known(self) -> Self:

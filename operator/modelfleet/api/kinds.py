@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from modelfleet.api.acceleratorclass import AcceleratorClassSpec, AcceleratorClassStatus
-from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
+from modelfleet.api.inferenceruntime import PLACEHOLDERS, InferenceRuntimeSpec
 from modelfleet.api.meta import Model
 from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 
@@ -54,6 +54,18 @@ class Kind:
     rules: tuple[Rule, ...] = ()
     scale: ScalePaths | None = None
     max_name_length: int = 63
+
+
+_KNOWN = sorted(f"{{{name}}}" for name in PLACEHOLDERS)
+
+
+def _placeholders_are_known(path: str, text: str, *, field_path: str = "") -> Rule:
+    return Rule(
+        path=path,
+        rule=f"{text}.findAll('[{{][A-Za-z]+[}}]').all(placeholder, placeholder in {_KNOWN})",
+        message=f"a word in braces must be a placeholder; known are {', '.join(_KNOWN)}",
+        field_path=field_path,
+    )
 
 
 MODEL_DEPLOYMENT = Kind(
@@ -136,10 +148,22 @@ ACCELERATOR_CLASS = Kind(
     ),
     rules=(
         Rule(
+            path="spec",
+            rule="!self.resourceName.startsWith('requests.')",
+            message="resourceName must not start with requests. as in a ResourceQuota; drop that prefix",
+            field_path=".resourceName",
+        ),
+        Rule(
             path="spec.tolerations.items",
             rule="self.operator == 'Equal' || size(self.value) == 0",
             message="value must be empty when operator is Exists; use operator Equal or drop the value",
             field_path=".value",
+        ),
+        Rule(
+            path="spec.tolerations.items",
+            rule="self.operator == 'Exists' || size(self.key) > 0",
+            message="key must not be empty when operator is Equal; name the taint or use operator Exists",
+            field_path=".key",
         ),
     ),
 )
@@ -164,6 +188,15 @@ INFERENCE_RUNTIME = Kind(
             message="image must not use the tag latest; pin a digest or a release tag",
             field_path=".image",
         ),
+        Rule(
+            path="spec",
+            rule="self.cacheMountPath != '/dev/shm'",
+            message="cacheMountPath must not be /dev/shm, which holds the shared memory; use another directory",
+            field_path=".cacheMountPath",
+        ),
+        _placeholders_are_known("spec.command.items", "self"),
+        _placeholders_are_known("spec.args.items", "self"),
+        _placeholders_are_known("spec.env.items", "self.value", field_path=".value"),
     ),
 )
 
