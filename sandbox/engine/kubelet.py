@@ -73,7 +73,7 @@ class SimulatedPod:
             engine=view.engine,
             model=view.model,
             profile=profile,
-            clock=asyncio.get_running_loop().time,
+            clock=time.monotonic,
             now_unix=time.time(),
         )
         self._server = EngineServer(self.engine)

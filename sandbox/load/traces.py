@@ -1,0 +1,329 @@
+"""Reads public request traces; the format is told by the header. A row that cannot be read is counted, and kept."""
+
+import csv
+import gzip
+import heapq
+import io
+import itertools
+import json
+import math
+import random
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from sandbox.load.arrivals import MAX_TOKENS, Arrival, Lengths, scaled
+
+BAD_ROW_SAMPLES: Final = 3
+SERVEGEN_WINDOW_SECONDS: Final = 600.0
+
+
+class UnknownFormat(ValueError):
+    """The header, or the first line, is none that is known."""
+
+
+@dataclass(frozen=True)
+class Trace:
+    """A trace that was read.
+
+    Attributes:
+        format: Its name.
+        rows: Rows that were read well.
+        bad_rows: Rows that were not.
+        bad_samples: The first of those, with the reason, for people.
+        draw: Makes the arrivals, in order of time, from lengths, a rate scale and a seed.
+    """
+
+    format: str
+    rows: int
+    bad_rows: int
+    bad_samples: tuple[str, ...]
+    draw: Callable[[Lengths, float, int], Iterator[Arrival]] = field(repr=False)
+
+    def arrivals(self, *, lengths: Lengths, rate_scale: float, seed: int) -> Iterator[Arrival]:
+        """Yield the arrivals, the first of a request trace at zero.
+
+        Args:
+            lengths: Of the requests where the trace does not tell them; its variation wherever it tells means only.
+            rate_scale: Requests sent for each one in the trace, on average; above zero.
+            seed: Of every random choice.
+        """
+        return self.draw(lengths, rate_scale, seed)
+
+
+@dataclass(frozen=True)
+class RateWindow:
+    """A stretch of constant rate.
+
+    Attributes:
+        begins_seconds: Start.
+        requests_per_second: Mean rate, 0 or more.
+        distribution: Of the inter-arrival times: exponential, Gamma or Weibull.
+        shape: Its shape parameter. The scale follows from the rate: ServeGen's own scale (p2) belongs to the
+            busiest part of a window and would give up to hundreds of times the window's rate.
+        lengths: Mean tokens, where the trace has them.
+    """
+
+    begins_seconds: float
+    requests_per_second: float
+    distribution: str = "exponential"
+    shape: float = 1.0
+    lengths: tuple[float, float] | None = None
+
+
+def read_trace(path: Path) -> Trace:
+    """Read a trace file, gzipped or not.
+
+    Raises:
+        OSError: If it cannot be read.
+        UnknownFormat: If no format fits.
+    """
+    raw = path.read_bytes()
+    if raw[:2] == b"\x1f\x8b":
+        raw = gzip.decompress(raw)
+    return parse_trace(raw.decode("utf-8-sig"))
+
+
+def parse_trace(text: str) -> Trace:
+    """Parse a trace.
+
+    Raises:
+        UnknownFormat: If no format fits.
+    """
+    first = text.lstrip().split("\n", 1)[0].strip()
+    if first.startswith("{"):
+        return _parse_jsonl(text)
+    columns = frozenset(column.strip() for column in first.split(","))
+    for name, needed, parse in _REQUEST_FORMATS:
+        if needed <= columns:
+            return _request_trace(name, _csv_rows(text), parse)
+    for name, needed, window_of, key_column in _RATE_FORMATS:
+        if needed <= columns:
+            return _rate_trace(name, _csv_rows(text), window_of, key_column)
+    raise UnknownFormat(f"no known trace has the header {first[:120]!r}")
+
+
+Row = Mapping[str, Any]
+
+
+def _seconds(value: Any, *, unit_seconds: float = 1.0) -> float:
+    seconds = float(value) * unit_seconds
+    if not math.isfinite(seconds):
+        raise ValueError(f"time {value!r} is not finite")
+    return seconds
+
+
+def _tokens(value: Any, *, least: int) -> int:
+    tokens = int(value)
+    if not least <= tokens <= MAX_TOKENS:
+        raise ValueError(f"{tokens} tokens")
+    return tokens
+
+
+def _azure(row: Row) -> Arrival:
+    # Seven decimals, one more than datetime reads.
+    stamp = datetime.fromisoformat(row["TIMESTAMP"].strip()[:26])
+    if stamp.tzinfo is None:
+        stamp = stamp.replace(tzinfo=UTC)
+    return Arrival(stamp.timestamp(), _tokens(row["ContextTokens"], least=1), _tokens(row["GeneratedTokens"], least=1))
+
+
+def _aibrix(row: Row) -> Arrival:
+    return Arrival(
+        _seconds(row["t_ms"], unit_seconds=1e-3),
+        _tokens(row["prompt_tokens"], least=1),
+        _tokens(row["output_tokens"], least=1),
+    )
+
+
+def _burstgpt(row: Row) -> Arrival:
+    # A response of 0 tokens is a failed request: it is counted as a bad row.
+    return Arrival(
+        _seconds(row["Timestamp"]), _tokens(row["Request tokens"], least=1), _tokens(row["Response tokens"], least=1)
+    )
+
+
+def _plain(row: Row) -> Arrival:
+    return Arrival(_seconds(row["t_s"]), _tokens(row["prompt_tokens"], least=1), _tokens(row["output_tokens"], least=1))
+
+
+def _mooncake(row: Row) -> Arrival:
+    return Arrival(
+        _seconds(row["timestamp"], unit_seconds=1e-3),
+        _tokens(row["input_length"], least=1),
+        _tokens(row["output_length"], least=1),
+    )
+
+
+_REQUEST_FORMATS: Final[tuple[tuple[str, frozenset[str], Callable[[Row], Arrival]], ...]] = (
+    ("azure", frozenset({"TIMESTAMP", "ContextTokens", "GeneratedTokens"}), _azure),
+    ("aibrix", frozenset({"t_ms", "prompt_tokens", "output_tokens"}), _aibrix),
+    ("burstgpt", frozenset({"Timestamp", "Request tokens", "Response tokens"}), _burstgpt),
+    ("plain", frozenset({"t_s", "prompt_tokens", "output_tokens"}), _plain),
+)
+
+
+def _servegen_client(row: Row) -> RateWindow:
+    distribution = row["dist"].strip().lower()
+    if distribution not in ("gamma", "weibull"):
+        raise ValueError(f"distribution {row['dist']!r}")
+    shape = float(row["p1"])
+    if not 0.0 < shape < 100.0:
+        raise ValueError(f"shape {shape}")
+    return RateWindow(_seconds(row["t_s"]), _rate(row["rate_rps"]), distribution, shape)
+
+
+def _servegen_aggregate(row: Row) -> RateWindow:
+    means = (row["mean_in_tok"], row["mean_out_tok"])
+    # Idle windows have no lengths, and need none.
+    lengths = (float(means[0]), float(means[1])) if all(means) else None
+    return RateWindow(_seconds(row["t_s"]), _rate(row["rate_rps"]), lengths=lengths)
+
+
+def _rate(value: Any) -> float:
+    rate = float(value)
+    if not 0.0 <= rate < 1e6:
+        raise ValueError(f"rate {value!r}")
+    return rate
+
+
+_RATE_FORMATS: Final[tuple[tuple[str, frozenset[str], Callable[[Row], RateWindow], str], ...]] = (
+    ("servegen-clients", frozenset({"client", "t_s", "rate_rps", "dist", "p1"}), _servegen_client, "client"),
+    (
+        "servegen-aggregate",
+        frozenset({"t_s", "rate_rps", "mean_in_tok", "mean_out_tok"}),
+        _servegen_aggregate,
+        "",
+    ),
+)
+
+
+@dataclass
+class _BadRows:
+    """Counts what could not be read."""
+
+    count: int = 0
+    samples: list[str] = field(default_factory=list)
+
+    def add(self, line_number: int, error: Exception) -> None:
+        self.count += 1
+        if len(self.samples) < BAD_ROW_SAMPLES:
+            self.samples.append(f"line {line_number}: {type(error).__name__}: {error}"[:160])
+
+
+_ROW_ERRORS: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+
+
+def _csv_rows(text: str) -> Iterator[tuple[int, Row]]:
+    lines = io.StringIO(text)
+    header = [column.strip() for column in next(csv.reader([lines.readline()]))]
+    for number, values in enumerate(csv.reader(lines), start=2):
+        if values:
+            yield number, dict(zip(header, values, strict=False))
+
+
+def _parse_jsonl(text: str) -> Trace:
+    def rows() -> Iterator[tuple[int, Row]]:
+        for number, line in enumerate(text.splitlines(), start=1):
+            if line.strip():
+                yield number, _JsonRow(line)
+
+    first = json.loads(text.lstrip().split("\n", 1)[0])
+    if {"timestamp", "input_length", "output_length"} <= first.keys():
+        return _request_trace("mooncake", rows(), _mooncake)
+    if {"t_s", "prompt_tokens", "output_tokens"} <= first.keys():
+        return _request_trace("plain", rows(), _plain)
+    raise UnknownFormat(f"no known trace has the fields {sorted(first)}")
+
+
+class _JsonRow(dict[str, Any]):
+    """A line of JSON, parsed at its first use so that a bad one fails inside the row's own try."""
+
+    def __init__(self, line: str) -> None:
+        super().__init__()
+        self._line = line
+
+    def __missing__(self, key: str) -> Any:
+        fields = json.loads(self._line)
+        if not isinstance(fields, dict):
+            raise TypeError("not an object")
+        self.update(fields)
+        if key not in fields:
+            raise KeyError(key)
+        return fields[key]
+
+
+def _request_trace(name: str, rows: Iterator[tuple[int, Row]], parse: Callable[[Row], Arrival]) -> Trace:
+    bad = _BadRows()
+    arrivals = []
+    for number, row in rows:
+        try:
+            arrivals.append(parse(row))
+        except _ROW_ERRORS as error:
+            bad.add(number, error)
+    # Sorted by time alone, so that requests of the same instant keep the file's order.
+    arrivals.sort(key=lambda arrival: arrival.at_seconds)
+    begins = arrivals[0].at_seconds if arrivals else 0.0
+
+    def draw(lengths: Lengths, rate_scale: float, seed: int) -> Iterator[Arrival]:
+        from_zero = (Arrival(a.at_seconds - begins, a.prompt_tokens, a.output_tokens) for a in arrivals)
+        return scaled(from_zero, rate_scale=rate_scale, seed=seed)
+
+    return Trace(name, len(arrivals), bad.count, tuple(bad.samples), draw)
+
+
+def _rate_trace(
+    name: str, rows: Iterator[tuple[int, Row]], window_of: Callable[[Row], RateWindow], key_column: str
+) -> Trace:
+    bad = _BadRows()
+    by_client: dict[str, list[RateWindow]] = {}
+    count = 0
+    for number, row in rows:
+        try:
+            by_client.setdefault(str(row[key_column]) if key_column else "", []).append(window_of(row))
+            count += 1
+        except _ROW_ERRORS as error:
+            bad.add(number, error)
+    for windows in by_client.values():
+        windows.sort(key=lambda window: window.begins_seconds)
+
+    def draw(lengths: Lengths, rate_scale: float, seed: int) -> Iterator[Arrival]:
+        return heapq.merge(
+            *(
+                _window_arrivals(windows, lengths, rate_scale, random.Random(f"{name}/{seed}/{client}"))
+                for client, windows in sorted(by_client.items())
+            )
+        )
+
+    return Trace(name, count, bad.count, tuple(bad.samples), draw)
+
+
+def _window_arrivals(
+    windows: Sequence[RateWindow], lengths: Lengths, rate_scale: float, dice: random.Random
+) -> Iterator[Arrival]:
+    for window in windows:
+        if window.requests_per_second <= 0.0:
+            continue
+        gap = _gaps(window, rate_scale, dice)
+        of_window = lengths
+        if window.lengths is not None:
+            of_window = Lengths(*window.lengths, variation=lengths.variation)
+        at_seconds = window.begins_seconds
+        for _ in itertools.count():
+            at_seconds += gap()
+            if at_seconds >= window.begins_seconds + SERVEGEN_WINDOW_SECONDS:
+                break
+            yield Arrival(at_seconds, *of_window.draw(dice))
+
+
+def _gaps(window: RateWindow, rate_scale: float, dice: random.Random) -> Callable[[], float]:
+    """Inter-arrival times of a window, their mean one over its scaled rate."""
+    mean = 1.0 / (window.requests_per_second * rate_scale)
+    if window.distribution == "gamma":
+        return lambda: dice.gammavariate(window.shape, mean / window.shape)
+    if window.distribution == "weibull":
+        scale = mean / math.gamma(1.0 + 1.0 / window.shape)
+        return lambda: dice.weibullvariate(scale, window.shape)
+    return lambda: dice.expovariate(1.0 / mean)
