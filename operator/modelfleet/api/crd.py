@@ -29,7 +29,7 @@ _DNS_LABEL = "^[a-z0-9]([-a-z0-9]*[a-z0-9])?$"
 
 _CARRIED: Mapping[str, frozenset[str]] = {
     "boolean": frozenset(),
-    "integer": frozenset({"minimum", "maximum"}),
+    "integer": frozenset(),
     "string": frozenset({"enum", "format", "minLength", "maxLength", "pattern"}),
     "array": frozenset({"minItems", "maxItems"}),
     "object": frozenset({"minProperties", "maxProperties", "required"}),
@@ -38,7 +38,7 @@ _CARRIED: Mapping[str, frozenset[str]] = {
 
 _TRANSLATED: Mapping[str, frozenset[str]] = {
     "boolean": frozenset(),
-    "integer": frozenset(),
+    "integer": frozenset({"minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"}),
     "string": frozenset(),
     "array": frozenset({"items", "uniqueItems"}),
     "object": frozenset({"properties", "additionalProperties", "patternProperties", "propertyNames"}),
@@ -241,9 +241,13 @@ def _bounded_string(source: Schema, path: str) -> Schema:
 
 
 def _bounded_integer(source: Schema, path: str) -> Schema:
-    _require(source, path, "minimum", "maximum")
-    is_int32 = source["minimum"] >= -(2**31) and source["maximum"] < 2**31
-    return {"format": "int32" if is_int32 else "int64"}
+    # Open bounds are closed: of integers, > 0 is >= 1.
+    low = source["exclusiveMinimum"] + 1 if "exclusiveMinimum" in source else source.get("minimum")
+    high = source["exclusiveMaximum"] - 1 if "exclusiveMaximum" in source else source.get("maximum")
+    if low is None or high is None:
+        raise SchemaFault(f"{path}: integer without {'minimum' if low is None else 'maximum'}")
+    is_int32 = low >= -(2**31) and high < 2**31
+    return {"format": "int32" if is_int32 else "int64", "minimum": low, "maximum": high}
 
 
 def _key_rule(names: Schema, path: str) -> Schema:

@@ -7,7 +7,7 @@ LIST_KEYS = ("name", "mountPath", "containerPort", "uid")
 """Merge keys of the lists that are rendered; a list of objects without one is compared by position."""
 
 
-def holds(live: Any, rendered: Any) -> bool:  # noqa: ANN401 - JSON
+def holds(live: Any, rendered: Any) -> bool:
     """Return whether every value that was rendered stands in the live object.
 
     What others added (defaults, status, their own fields and list items) does not count: server-side

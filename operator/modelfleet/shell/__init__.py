@@ -1,0 +1,1 @@
+"""Where effects happen: kopf handlers, the fleet loop, writes, leadership, telemetry."""

@@ -1,0 +1,35 @@
+"""Whether a roll-out may start a new replica before it stops an old one."""
+
+from collections.abc import Iterable
+
+from modelfleet.decide.snapshot import Node
+
+
+def may_surge(
+    *,
+    surges_now: bool | None,
+    template_changes: bool,
+    rolling_out: bool,
+    waits_for_node: bool,
+    gpus: int,
+    nodes: Iterable[Node],
+) -> bool:
+    """Return whether the Deployment's strategy should be surge 1 / unavailable 0, or the reverse.
+
+    A surge pod that fits no node would wait for the GPUs of the pod that waits for it: a deadlock. So
+    a new roll-out surges only where a place is free, and one that surges stops to when its new pod
+    finds none. A strategy that nothing calls in question stays as it is, so nothing is written.
+
+    Args:
+        surges_now: The live strategy; None before the Deployment exists.
+        template_changes: Whether this apply starts a roll-out.
+        rolling_out: Whether pods of an older template exist.
+        waits_for_node: Whether a pod of the deployment has no node.
+        gpus: GPUs of one replica.
+        nodes: Nodes of its class, with their free GPUs.
+    """
+    if surges_now is None:
+        return True
+    if template_changes:
+        return any(node.free_gpus >= gpus for node in nodes)
+    return surges_now and not (rolling_out and waits_for_node)

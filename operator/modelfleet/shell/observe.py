@@ -1,0 +1,131 @@
+"""From the mirror and the signals to one Snapshot."""
+
+from collections.abc import Mapping
+
+from modelfleet.adapters.source import SignalSource, Target
+from modelfleet.api.acceleratorclass import AcceleratorClassSpec
+from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
+from modelfleet.api.meta import Key
+from modelfleet.api.modeldeployment import ModelDeploymentSpec
+from modelfleet.decide.faults import find_fault
+from modelfleet.decide.snapshot import Child, Fault, Node, Observed, Pod, Snapshot
+from modelfleet.engines.dialects import DIALECTS
+from modelfleet.shell.mirror import Mirror
+from modelfleet.shell.records import DeploymentRecord, PodRecord
+
+
+def targets(mirror: Mirror) -> list[Target]:
+    """Return every ready pod of the operator's own, with the port and path of its runtime."""
+    found = []
+    for record in mirror.deployments.values():
+        if not isinstance(record.spec, ModelDeploymentSpec):
+            continue
+        runtime = mirror.runtimes.get(record.spec.runtime)
+        if not isinstance(runtime, InferenceRuntimeSpec):
+            continue
+        dialect = DIALECTS[runtime.engine]
+        found += [
+            Target(
+                namespace=pod.key.namespace,
+                name=pod.key.name,
+                uid=pod.uid,
+                ip=pod.ip,
+                engine=runtime.engine,
+                port=runtime.port or dialect.port,
+                path=runtime.metrics_path or dialect.metrics_path,
+                restarts=pod.restarts,
+            )
+            for pod in mirror.own_pods(record.key)
+            if pod.ready_at is not None and pod.ip and not pod.terminating
+        ]
+    return found
+
+
+def observe(mirror: Mirror, source: SignalSource, *, now: float, blocked: Mapping[Key, Fault]) -> Snapshot:
+    """Build the snapshot of this moment.
+
+    Args:
+        mirror: The cluster as last heard of.
+        source: The signals as last brought up to date.
+        now: Seconds since the epoch.
+        blocked: Deployments whose children cannot be applied, and why.
+    """
+    nodes = {
+        name: mirror.nodes_of(accelerator)
+        for name, accelerator in mirror.accelerators.items()
+        if isinstance(accelerator, AcceleratorClassSpec)
+    }
+    return Snapshot(
+        taken_at=now,
+        metrics_max_age_seconds=source.max_age_seconds(),
+        deployments=tuple(
+            _observed(mirror, source, record, nodes, blocked.get(record.key))
+            for record in mirror.deployments.values()
+            if not record.deleting
+        ),
+        nodes=nodes,
+    )
+
+
+def _observed(
+    mirror: Mirror,
+    source: SignalSource,
+    record: DeploymentRecord,
+    nodes: Mapping[str, tuple[Node, ...]],
+    blocked: Fault | None,
+) -> Observed:
+    spec = record.spec if isinstance(record.spec, ModelDeploymentSpec) else None
+    child = mirror.children.get(("Deployment", record.key))
+    runtime = mirror.runtimes.get(spec.runtime) if spec is not None else None
+    return Observed(
+        key=record.key,
+        uid=record.uid,
+        generation=record.generation,
+        spec=spec,
+        fault=fault_of(mirror, record, nodes) or blocked,
+        child=Child(
+            uid=child.uid,
+            replicas=child.replicas,
+            scaled_by_other=child.scaled_by_other,
+            rolling_out=child.rolling_out,
+            progress_deadline_exceeded=child.progress_deadline_exceeded,
+        )
+        if child is not None and child.owner_uid == record.uid and not child.deleting
+        else None,
+        pods=tuple(_pod(pod, source) for pod in mirror.own_pods(record.key)),
+        recorded_desired=record.recorded_desired,
+        prior_output_tokens_per_second=_prior(spec, runtime),
+        measured_output_tokens_per_second=record.measured_tokens_per_second,
+        foreign_autoscaler=mirror.foreign_autoscaler(record.key),
+    )
+
+
+def fault_of(mirror: Mirror, record: DeploymentRecord, nodes: Mapping[str, tuple[Node, ...]]) -> Fault | None:
+    """Return what makes a deployment impossible to run as it stands."""
+    if isinstance(record.spec, Fault):
+        return record.spec
+    return find_fault(
+        record.spec,
+        runtime=mirror.runtimes.get(record.spec.runtime),
+        accelerator=mirror.accelerators.get(record.spec.accelerator),
+        nodes=nodes.get(record.spec.accelerator, ()),
+    )
+
+
+def _prior(spec: ModelDeploymentSpec | None, runtime: InferenceRuntimeSpec | Fault | None) -> float | None:
+    if spec is None or not isinstance(runtime, InferenceRuntimeSpec) or runtime.capacity is None:
+        return None
+    return float(runtime.capacity.output_tokens_per_second_per_gpu * spec.gpus_per_replica)
+
+
+def _pod(record: PodRecord, source: SignalSource) -> Pod:
+    return Pod(
+        name=record.key.name,
+        uid=record.uid,
+        created_at=record.created_at,
+        ready_at=record.ready_at,
+        terminating=record.terminating,
+        node=record.node,
+        trouble=record.trouble,
+        signals=source.signals(record.uid),
+    )
