@@ -121,9 +121,9 @@ class Sandbox:
         """
         directory = directory.resolve()
         wanted = (*CONTROL_PLANE_TOOLS, "prometheus") if prometheus else CONTROL_PLANE_TOOLS
+        tools = binaries.ensure(*wanted, report=report)
         with ExitStack() as held:
             lock = held.enter_context(_claim_directory(directory))
-            tools = binaries.ensure(*wanted, report=report)
             network, prefix = _claim_network()
             held.enter_context(network)
             plane = components.prepare(
@@ -165,8 +165,10 @@ class Sandbox:
         """
         directory = directory.resolve()
         record = directory / RECORD
-        if not (_is_locked(directory / supervisor.LOCK) and record.exists()):
+        if not _is_locked(directory / supervisor.LOCK):
             raise SandboxError(f"no sandbox runs in {directory}")
+        if not record.exists():
+            raise SandboxError(f"the sandbox in {directory} is still starting")
         return cls(directory=directory, **json.loads(record.read_text()))
 
     def __enter__(self) -> Sandbox:
@@ -249,8 +251,14 @@ class Sandbox:
     def stop(self) -> None:
         """End every process and remove the directory; once more does no harm."""
         self._end_processes()
-        if (self.directory / supervisor.LOCK).exists():
-            shutil.rmtree(self.directory, ignore_errors=True)
+        self.remove(self.directory)
+
+    @staticmethod
+    def remove(directory: Path) -> None:
+        """End the sandbox of a directory, whoever started it and however far it got, and remove the directory."""
+        _end_supervisor(directory)
+        if (directory / supervisor.LOCK).exists():
+            shutil.rmtree(directory, ignore_errors=True)
 
     @property
     def _ca(self) -> Path:
@@ -311,13 +319,7 @@ class Sandbox:
         components.write_private(self.directory / RECORD, json.dumps(record))
 
     def _end_processes(self) -> None:
-        lock = self.directory / supervisor.LOCK
-        give_up = time.monotonic() + STOP_TIMEOUT_SECONDS
-        while _is_locked(lock):
-            number = signal.SIGTERM if time.monotonic() < give_up else signal.SIGKILL
-            with suppress(FileNotFoundError, ProcessLookupError, ValueError):  # it ends, or begins, at this moment
-                os.kill(int(lock.read_text()), number)
-            time.sleep(POLL_SECONDS)
+        _end_supervisor(self.directory)
         if self._process is not None:
             self._process.communicate()  # reap it, and close its pipes
 
@@ -337,12 +339,10 @@ def _claim_directory(directory: Path) -> TextIO:
     if directory.exists() and not lock.exists() and any(directory.iterdir()):
         raise SandboxError(f"{directory} is not empty, and not a sandbox's")
     directory.mkdir(parents=True, exist_ok=True, mode=0o700)
-    held = lock.open("a+")
-    try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
+    held = lock.open("a")
+    if not _acquire(held, fcntl.LOCK_EX):
         held.close()
-        raise AlreadyRunning(f"a sandbox already runs in {directory}") from None
+        raise AlreadyRunning(f"a sandbox already runs in {directory}")
     held.truncate(0)
     for path in directory.iterdir():
         if path.is_dir():
@@ -352,15 +352,33 @@ def _claim_directory(directory: Path) -> TextIO:
     return held
 
 
-def _is_locked(lock: Path) -> bool:
+def _end_supervisor(directory: Path) -> None:
+    """Return when nothing of the directory's sandbox runs."""
+    give_up = time.monotonic() + STOP_TIMEOUT_SECONDS
+    # The supervisor removes its directory before it ends; an open file tells until the very end.
+    with suppress(FileNotFoundError), (directory / supervisor.LOCK).open() as lock:
+        while not _acquire(lock, fcntl.LOCK_SH):
+            number = signal.SIGTERM if time.monotonic() < give_up else signal.SIGKILL
+            lock.seek(0)
+            with suppress(ProcessLookupError, ValueError):  # it ends, or begins, at this moment
+                os.kill(int(lock.read()), number)
+            time.sleep(POLL_SECONDS)
+
+
+def _is_locked(path: Path) -> bool:
     try:
-        with lock.open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        with path.open() as lock:
+            return not _acquire(lock, fcntl.LOCK_SH)
     except FileNotFoundError:
         return False
+
+
+def _acquire(lock: TextIO, kind: int) -> bool:
+    try:
+        fcntl.flock(lock, kind | fcntl.LOCK_NB)
     except BlockingIOError:
-        return True
-    return False
+        return False
+    return True
 
 
 def _claim_network() -> tuple[socket.socket, str]:
