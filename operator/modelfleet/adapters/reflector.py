@@ -58,7 +58,7 @@ class Reflector:
                 never held whole.
         """
         self._kubernetes = kubernetes
-        self._path = path
+        self.path = path
         self._sink = sink
         self._label_selector = label_selector
         self._slim = slim
@@ -77,7 +77,7 @@ class Reflector:
                 version = await self._list()
                 listed_at = monotonic()
                 if failures:
-                    log.info("watch recovered", path=self._path)
+                    log.info("watch recovered", path=self.path)
                 failures = 0
                 while monotonic() - listed_at < FULL_RESYNC_SECONDS:
                     version = await self._watch(version)
@@ -85,7 +85,7 @@ class Reflector:
                 continue
             except KubernetesError as error:
                 if failures == 0:
-                    log.warning("watch interrupted; retrying", path=self._path, error=str(error))
+                    log.warning("watch interrupted; retrying", path=self.path, error=str(error))
                 delay = BACKOFF_SECONDS[min(failures, len(BACKOFF_SECONDS) - 1)]
                 failures += 1
                 await asyncio.sleep(delay * random.uniform(0.5, 1.0))  # noqa: S311 - jitter, no secret
@@ -93,7 +93,7 @@ class Reflector:
     async def _list(self) -> str:
         objects: list[Json] = []
         version = ""
-        async for page in self._kubernetes.pages(self._path, label_selector=self._label_selector):
+        async for page in self._kubernetes.pages(self.path, label_selector=self._label_selector):
             objects.extend(self._slim(item) for item in page["items"])
             version = page["metadata"]["resourceVersion"]
         self._sink.replace(objects)
@@ -105,7 +105,7 @@ class Reflector:
         """Follow the stream to its end and return the version to go on from."""
         broken_after = monotonic()
         try:
-            async for event in self._kubernetes.watch(self._path, version, label_selector=self._label_selector):
+            async for event in self._kubernetes.watch(self.path, version, label_selector=self._label_selector):
                 self._heard_at = monotonic()
                 item = event["object"]
                 version = item["metadata"]["resourceVersion"]

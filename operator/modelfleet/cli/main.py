@@ -3,6 +3,7 @@
 import typer
 
 from modelfleet.cli.crds import crds
+from modelfleet.cli.run import run
 
 app = typer.Typer(name="modelfleet", no_args_is_help=True, add_completion=False)
 
@@ -13,3 +14,4 @@ def modelfleet() -> None:
 
 
 app.command()(crds)
+app.command()(run)

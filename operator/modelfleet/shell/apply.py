@@ -137,14 +137,14 @@ class Writer:
         kind = manifest["kind"]
         live = self._mirror.children.get((kind, record.key))
         outdated = live is None or live.applied_hash != applied_hash(manifest) or live.owner_uid != record.uid
-        drifted = live is not None and live.live is not None and not holds(live.live, manifest)
+        drifted = live is not None and live.live is not None and not holds(live.live, _body(manifest))
         if live is not None and not outdated and not drifted:
             live.live = None
             return False
         if live is None or live.owner_uid != record.uid:
             await self._refuse_foreign(record, manifest)
         answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER)
-        if not holds(answer, manifest):
+        if not holds(answer, _body(manifest)):
             log.error("an applied child differs from what was rendered", kind=kind, deployment=str(record.key))
         self._tables[kind].upsert(answer)
         fresh = self._mirror.children.get((kind, record.key))
@@ -185,6 +185,11 @@ class Writer:
                     "Modelfleet's; delete it or choose another name",
                 )
             )
+
+
+def _body(manifest: Json) -> Json:
+    # Items of a list carry neither apiVersion nor kind; their collection says both.
+    return {"metadata": manifest["metadata"], "spec": manifest["spec"]}
 
 
 class _NameTaken(Exception):

@@ -126,6 +126,12 @@ class Mirror:
         if before is None or (before.uid, before.generation) != (record.uid, record.generation):
             self._touch(record.key)
 
+    def forget_deployments_except(self, alive: set[str]) -> None:
+        """Forget every ModelDeployment whose UID is not in a complete list."""
+        for key in [key for key, record in self.deployments.items() if record.uid not in alive]:
+            del self.deployments[key]
+            self.dirty.discard(key)
+
     def inference_runtime(self, event_type: str | None, item: Json) -> None:
         """Take an event of an InferenceRuntime."""
         name = item["metadata"]["name"]

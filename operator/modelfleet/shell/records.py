@@ -135,8 +135,6 @@ def parse_child(item: Json, kind: str) -> ChildRecord:
         owner_uid=controller_of(metadata),
         applied_hash=(metadata.get("annotations") or {}).get(APPLIED_HASH_ANNOTATION, ""),
         live={
-            "apiVersion": item.get("apiVersion"),
-            "kind": item.get("kind"),
             "metadata": {
                 name: metadata[name]
                 for name in ("name", "namespace", "labels", "annotations", "ownerReferences")

@@ -1,0 +1,47 @@
+"""Every kopf decorator of the operator. Handlers hand over what they get; they decide nothing."""
+
+from typing import Any
+
+import kopf
+
+from modelfleet.api.meta import GROUP, VERSION
+from modelfleet.shell.process import Process
+
+
+@kopf.on.startup()
+async def configure(settings: kopf.OperatorSettings, memo: Process, **_: Any) -> None:
+    """Set kopf up and start everything else."""
+    # Events are written by our own recorder, aggregated; kopf would write one a log line.
+    settings.posting.enabled = False
+    # The kinds exist before kopf starts; looking for new ones would need rights on all CRDs.
+    settings.scanning.disabled = True
+    settings.watching.server_timeout = 290
+    settings.watching.connect_timeout = 10
+    settings.watching.inactivity_timeout = 75
+    settings.networking.request_timeout = 30
+    settings.execution.max_workers = 2
+    await memo.start()
+
+
+@kopf.on.cleanup()
+async def stop(memo: Process, **_: Any) -> None:
+    """Finish the writes under way and let go of the lease."""
+    await memo.stop()
+
+
+@kopf.on.event(GROUP, VERSION, "modeldeployments")
+async def model_deployment(event: Any, memo: Process, **_: Any) -> None:
+    """Mirror a ModelDeployment."""
+    memo.mirror.model_deployment(event["type"], event["object"])
+
+
+@kopf.on.event(GROUP, VERSION, "inferenceruntimes")
+async def inference_runtime(event: Any, memo: Process, **_: Any) -> None:
+    """Mirror an InferenceRuntime."""
+    memo.mirror.inference_runtime(event["type"], event["object"])
+
+
+@kopf.on.event(GROUP, VERSION, "acceleratorclasses")
+async def accelerator_class(event: Any, memo: Process, **_: Any) -> None:
+    """Mirror an AcceleratorClass."""
+    memo.mirror.accelerator_class(event["type"], event["object"])

@@ -1,0 +1,293 @@
+"""The fleet loop: watch, observe, decide, apply, report, once a tick for the whole cluster."""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Hashable
+from time import monotonic, perf_counter, time
+
+import structlog
+
+from modelfleet.adapters.kubernetes import Json, Kubernetes, KubernetesError
+from modelfleet.adapters.reflector import Reflector
+from modelfleet.adapters.source import SignalSource
+from modelfleet.api.acceleratorclass import AcceleratorClassSpec
+from modelfleet.api.conditions import Limit
+from modelfleet.api.meta import API_VERSION, FIELD_MANAGER, Key
+from modelfleet.api.modeldeployment import ModelDeploymentSpec
+from modelfleet.decide.cycle import decide
+from modelfleet.decide.explain import cause, load_column, scale_event
+from modelfleet.decide.history import Memory
+from modelfleet.decide.plan import Decision, Facts, Plan, Scale
+from modelfleet.decide.snapshot import Fault, Observed, Snapshot
+from modelfleet.shell import telemetry
+from modelfleet.shell.apply import Writer
+from modelfleet.shell.events import Event, EventType, Recorder
+from modelfleet.shell.lease import Leadership
+from modelfleet.shell.mirror import Mirror
+from modelfleet.shell.observe import observe, targets
+from modelfleet.shell.report import Reporter, StatusWrite
+
+STUCK_SECONDS = 60.0
+"""A tick that takes longer than this is no tick any more."""
+SILENT_SECONDS = 180.0
+"""A watch that heard nothing for this long, three bookmarks, is dead."""
+BLOCKED_RETRY_SECONDS = 15.0
+"""Between two attempts to apply children that were refused, unless something changed."""
+CLASS_SECONDS = 10.0
+"""Shortest time between two status writes of one AcceleratorClass."""
+CONCURRENT_WRITES = 16
+
+log = structlog.get_logger()
+
+
+class Background:
+    """Writes under way, at most one an object and a kind, a bounded number at once."""
+
+    def __init__(self) -> None:
+        """Start with nothing under way."""
+        self._tasks: dict[Hashable, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(CONCURRENT_WRITES)
+
+    def busy(self, name: Hashable) -> bool:
+        """Return whether a write of this name is under way."""
+        return name in self._tasks
+
+    def start(self, name: Hashable, work: Callable[[], Awaitable[None]]) -> None:
+        """Start a write unless one of this name is under way."""
+        if name not in self._tasks:
+            self._tasks[name] = asyncio.create_task(self._run(name, work))
+
+    async def drain(self, seconds: float) -> None:
+        """Wait for what is under way, then cancel the rest."""
+        tasks = list(self._tasks.values())
+        if tasks:
+            await asyncio.wait(tasks, timeout=seconds)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self, name: Hashable, work: Callable[[], Awaitable[None]]) -> None:
+        try:
+            async with self._slots:
+                await work()
+        except Exception:
+            log.exception("a write failed unexpectedly", write=str(name))
+        finally:
+            self._tasks.pop(name, None)
+
+
+class FleetLoop:
+    """Ticks; owns what is remembered between ticks."""
+
+    def __init__(
+        self,
+        *,
+        mirror: Mirror,
+        reflectors: tuple[Reflector, ...],
+        source: SignalSource,
+        kubernetes: Kubernetes,
+        leadership: Leadership,
+        identity: str,
+        tick_seconds: float,
+    ) -> None:
+        """Prepare; `run` ticks."""
+        self._mirror = mirror
+        self._reflectors = reflectors
+        self._source = source
+        self._kubernetes = kubernetes
+        self._leadership = leadership
+        self._tick_seconds = tick_seconds
+        self._writer = Writer(kubernetes, mirror, leadership)
+        self._reporter = Reporter(kubernetes, mirror, leadership)
+        self._recorder = Recorder(kubernetes, identity=identity)
+        self._background = Background()
+        self._fleet = telemetry.Fleet()
+        self._history: dict[Key, Memory] = {}
+        self._blocked: dict[Key, tuple[Fault, float]] = {}
+        self._faulty: set[Key] = set()
+        self._told: dict[Key, tuple[int, Limit]] = {}
+        self._class_written: dict[str, float] = {}
+        self._ticked_at: float | None = None
+
+    def faults(self) -> tuple[str, ...]:
+        """Return what is wrong with this process, for the liveness probe."""
+        stuck = self._ticked_at is not None and monotonic() - self._ticked_at > STUCK_SECONDS
+        return (*(("the fleet loop is stuck",) if stuck else ()), *self.silent_watches())
+
+    def silent_watches(self) -> tuple[str, ...]:
+        """Return the watches that were heard before and are silent now."""
+        return tuple(
+            f"watch of {reflector.path} silent for {reflector.silent_seconds():.0f} s"
+            for reflector in self._reflectors
+            if SILENT_SECONDS < reflector.silent_seconds() < float("inf")
+        )
+
+    def unready(self) -> tuple[str, ...]:
+        """Return what this process still waits for, for the readiness probe."""
+        waiting = tuple(f"{r.path} is not listed yet" for r in self._reflectors if not r.synced.is_set())
+        return (*waiting, *self.faults())
+
+    async def run(self) -> None:
+        """Tick until cancelled; only a leader's process calls this."""
+        await asyncio.gather(*(reflector.synced.wait() for reflector in self._reflectors))
+        telemetry.LEADING.set(1)
+        log.info("deciding", deployments=len(self._mirror.deployments), tick_seconds=self._tick_seconds)
+        while True:
+            began = monotonic()
+            await self._tick()
+            self._ticked_at = monotonic()
+            # News shortens the wait but does not remove it: a burst of events is one decision.
+            rest = self._tick_seconds - (monotonic() - began)
+            try:
+                await asyncio.wait_for(self._mirror.news.wait(), max(0.05, rest))
+                await asyncio.sleep(0.05)
+            except TimeoutError:
+                pass
+            self._mirror.news.clear()
+
+    async def stop(self) -> None:
+        """Let the writes under way finish."""
+        await self._background.drain(5.0)
+
+    async def _tick(self) -> None:
+        began = perf_counter()
+        await self._source.refresh(targets(self._mirror), time())
+        now = time()
+        snapshot = observe(
+            self._mirror, self._source, now=now, blocked={key: fault for key, (fault, _) in self._blocked.items()}
+        )
+        decide_began = perf_counter()
+        plan = decide(snapshot, self._history)
+        telemetry.DECIDE_SECONDS.observe(perf_counter() - decide_began)
+        self._history = dict(plan.history)
+        self._fleet.show(snapshot, plan)
+        self._log_changes(snapshot, plan)
+        self._scale(plan)
+        self._provision(snapshot, plan, now)
+        for write in self._reporter.due(snapshot, plan):
+            self._report(write, now)
+        self._report_classes(snapshot, now)
+        telemetry.TICK_SECONDS.observe(perf_counter() - began)
+
+    # --- apply ----------------------------------------------------------------------------------
+
+    def _scale(self, plan: Plan) -> None:
+        # Down before up: what shrinks frees the GPUs and the quota that what grows needs.
+        for scale in sorted(plan.scales, key=lambda scale: (scale.replicas > scale.current, scale.key)):
+            decision = plan.decisions[scale.key]
+            self._background.start(("scale", scale.key), lambda s=scale, d=decision: self._scale_one(s, d))  # type: ignore[misc]
+
+    async def _scale_one(self, scale: Scale, decision: Decision) -> None:
+        if not await self._writer.scale(scale):
+            return
+        telemetry.SCALES.labels("up" if scale.replicas > scale.current else "down").inc()
+        record = self._mirror.deployments.get(scale.key)
+        if record is None:
+            return
+        spec = record.spec if isinstance(record.spec, ModelDeploymentSpec) else None
+        reason, note = scale_event(scale, decision, spec)
+        log.info("scaled", deployment=str(scale.key), reason=reason, note=note)
+        weight: EventType = "Warning" if scale.reverted_from else "Normal"
+        await self._recorder.record(Event(scale.key, record.uid, weight, reason, "Scale", note))
+
+    def _provision(self, snapshot: Snapshot, plan: Plan, now: float) -> None:
+        for observed in snapshot.deployments:
+            blocked = self._blocked.get(observed.key)
+            own_fault = observed.fault is not None and (blocked is None or observed.fault != blocked[0])
+            mended = not own_fault and observed.key in self._faulty
+            (self._faulty.add if own_fault else self._faulty.discard)(observed.key)
+            stuck = (
+                observed.child is not None and observed.child.rolling_out and any(not pod.node for pod in observed.pods)
+            )
+            retry = blocked is not None and now - blocked[1] >= BLOCKED_RETRY_SECONDS
+            if not own_fault and (mended or stuck or retry or observed.key in self._mirror.dirty):
+                self._provision_one(observed, plan.decisions[observed.key].desired)
+
+    def _provision_one(self, observed: Observed, desired: int) -> None:
+        key = observed.key
+        if self._background.busy(("provision", key)):
+            return
+        self._mirror.dirty.discard(key)
+        self._background.start(("provision", key), lambda: self._apply_children(key, desired))
+
+    async def _apply_children(self, key: Key, desired: int) -> None:
+        record = self._mirror.deployments.get(key)
+        if record is None:
+            return
+        outcome = await self._writer.provision(record, desired=desired)
+        if outcome.retry:
+            self._mirror.dirty.add(key)
+        if outcome.fault is not None:
+            self._blocked[key] = (outcome.fault, time())
+        else:
+            self._blocked.pop(key, None)
+        for kind in outcome.repaired:
+            telemetry.REPAIRS.labels(kind).inc()
+            note = f"{kind} {key.name} had been edited or deleted; it was put back as the spec asks"
+            log.info("repaired", deployment=str(key), kind=kind)
+            await self._recorder.record(Event(key, record.uid, "Warning", "Repaired", "Apply", note))
+
+    # --- report ---------------------------------------------------------------------------------
+
+    def _report(self, write: StatusWrite, now: float) -> None:
+        async def work() -> None:
+            for event in await self._reporter.write(write, now=now):
+                await self._recorder.record(event)
+
+        self._background.start(("status", write.observed.key), work)
+
+    def _report_classes(self, snapshot: Snapshot, now: float) -> None:
+        for name, accelerator in self._mirror.accelerators.items():
+            known = self._mirror.accelerator_objects.get(name)
+            if not isinstance(accelerator, AcceleratorClassSpec) or known is None:
+                continue
+            nodes = snapshot.nodes.get(name, ())
+            new = {
+                "observedGeneration": known["generation"],
+                "nodes": len(nodes),
+                "capacityGpus": sum(node.allocatable_gpus for node in nodes),
+                "freeGpus": sum(node.free_gpus for node in nodes),
+                "largestNodeGpus": max((node.allocatable_gpus for node in nodes), default=0),
+            }
+            current = {field: known["status"].get(field) for field in new}
+            if new != current and now - self._class_written.get(name, 0.0) >= CLASS_SECONDS:
+                self._class_written[name] = now
+                self._background.start(("class", name), lambda n=name, s=new: self._write_class(n, s))  # type: ignore[misc]
+
+    async def _write_class(self, name: str, status: Json) -> None:
+        manifest = {
+            "apiVersion": API_VERSION,
+            "kind": "AcceleratorClass",
+            "metadata": {"name": name},
+            "status": status,
+        }
+        try:
+            answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, subresource="status")
+        except KubernetesError as error:
+            log.warning("class status not written; retrying", accelerator=name, error=str(error))
+            return
+        self._mirror.accelerator_class("MODIFIED", answer)
+
+    def _log_changes(self, snapshot: Snapshot, plan: Plan) -> None:
+        """Write one line for each decision whose outcome or limit changed."""
+        missing = 0
+        for observed in snapshot.deployments:
+            decision = plan.decisions[observed.key]
+            facts = decision.facts
+            missing += not (isinstance(facts, Facts) and facts.demand.complete)
+            news = (decision.desired, decision.limited_by)
+            if self._told.get(observed.key) == news:
+                continue
+            self._told[observed.key] = news
+            log.info(
+                "decision",
+                deployment=str(observed.key),
+                current=decision.current,
+                wanted=decision.wanted,
+                desired=decision.desired,
+                limited_by=decision.limited_by.value,
+                load=load_column(decision, observed.spec),
+                cause=cause(decision, observed.spec),
+            )
+        for key in self._told.keys() - plan.decisions.keys():
+            del self._told[key]
+        telemetry.SIGNALS_MISSING.set(missing)

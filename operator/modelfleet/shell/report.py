@@ -1,0 +1,192 @@
+"""Status and events, written on change only.
+
+A change of the headline (desired, ready, conditions) is written at once. What merely measures (load,
+wanted, the record of the decision) is written when it moved noticeably, at most every 30 s. A fleet
+in which nothing changes is written nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import structlog
+
+from modelfleet.adapters.kubernetes import Conflict, Json, Kubernetes, KubernetesError, NotFound, Refused
+from modelfleet.api.conditions import ConditionType, Limit
+from modelfleet.api.meta import API_VERSION, FIELD_MANAGER, Key
+from modelfleet.api.modeldeployment import ModelDeploymentStatus
+from modelfleet.decide.explain import Headline, headline, judge, status
+from modelfleet.decide.history import Memory
+from modelfleet.decide.plan import Decision, Facts, Plan
+from modelfleet.decide.snapshot import Observed, Snapshot
+from modelfleet.shell.events import Event
+from modelfleet.shell.lease import Leadership
+from modelfleet.shell.mirror import Mirror
+
+GAUGE_SECONDS = 30.0
+"""Shortest time between two writes that only bring measurements up to date."""
+NOTICEABLE = 0.15
+"""A measurement that moved by less than this fraction is not worth a write."""
+WRITES_A_ROUND = 200
+"""Status writes started in one tick; the rest follow in the next ones, oldest news first."""
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Gauges:
+    """What a status write measures; compared with tolerance."""
+
+    wanted: int
+    limited_by: Limit
+    queued_requests: float
+    output_tokens_per_second: float
+    complete: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Written:
+    """What the status says."""
+
+    uid: str
+    headline: Headline
+    gauges: Gauges
+    at: float
+
+
+@dataclass(frozen=True, slots=True)
+class StatusWrite:
+    """One status to write."""
+
+    observed: Observed
+    decision: Decision
+    memory: Memory
+    headline: Headline
+    gauges: Gauges
+
+
+class Reporter:
+    """Knows what every status says and what has to be said anew."""
+
+    def __init__(self, kubernetes: Kubernetes, mirror: Mirror, leadership: Leadership) -> None:
+        """Prepare."""
+        self._kubernetes = kubernetes
+        self._mirror = mirror
+        self._leadership = leadership
+        self._written: dict[Key, Written] = {}
+
+    def due(self, snapshot: Snapshot, plan: Plan) -> list[StatusWrite]:
+        """Return the statuses that have to be written now."""
+        alive = {observed.key for observed in snapshot.deployments}
+        for key in self._written.keys() - alive:
+            del self._written[key]
+        return [write for _, write in zip(range(WRITES_A_ROUND), self._stale(snapshot, plan), strict=False)]
+
+    def _stale(self, snapshot: Snapshot, plan: Plan) -> Iterator[StatusWrite]:
+        for observed in snapshot.deployments:
+            decision = plan.decisions[observed.key]
+            news, gauges = headline(observed, decision), _gauges(decision)
+            written = self._written.get(observed.key)
+            if written is not None and written.uid == observed.uid and written.headline == news:
+                old_enough = snapshot.taken_at - written.at >= GAUGE_SECONDS
+                if not (old_enough and _noticeably_different(written.gauges, gauges)):
+                    continue
+            yield StatusWrite(observed, decision, plan.history[observed.key], news, gauges)
+
+    async def write(self, item: StatusWrite, *, now: float) -> tuple[Event, ...]:
+        """Write one status where it says something new; return the events that go with it."""
+        observed = item.observed
+        record = self._mirror.deployments.get(observed.key)
+        if record is None or record.uid != observed.uid or not self._leadership.held():
+            return ()
+        previous = record.status()
+        told = self._written.get(observed.key)
+        new = status(observed, item.decision, item.memory, previous=previous, now=now)
+        if told is None and previous is not None and _says_the_same(previous, new):
+            # After a restart: the status that an earlier process wrote still holds.
+            self._remember(item, now)
+            return ()
+        manifest: Json = {
+            "apiVersion": API_VERSION,
+            "kind": "ModelDeployment",
+            "metadata": {"name": observed.key.name, "namespace": observed.key.namespace, "uid": observed.uid},
+            "status": new.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        try:
+            answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, subresource="status")
+        except (NotFound, Conflict):
+            return ()  # deleted, or made anew, meanwhile
+        except Refused as error:
+            log.error("the API server refused a status", deployment=str(observed.key), error=str(error))
+            self._remember(item, now)
+            return ()
+        except KubernetesError as error:
+            log.warning("status not written; retrying", deployment=str(observed.key), error=str(error))
+            return ()
+        self._mirror.model_deployment("MODIFIED", answer)
+        self._remember(item, now)
+        return tuple(_events(observed, item.decision, told.headline if told else None))
+
+    def _remember(self, item: StatusWrite, now: float) -> None:
+        self._written[item.observed.key] = Written(item.observed.uid, item.headline, item.gauges, now)
+
+
+def _events(observed: Observed, decision: Decision, before: Headline | None) -> Iterator[Event]:
+    """Yield an event for each condition that turned for the worse, or back."""
+    if before is None:
+        return
+    old = {type_: truth for type_, truth, _ in before.truths}
+    for verdict in judge(observed, decision):
+        was = old.get(verdict.type)
+        if was == verdict.status or verdict.type not in {ConditionType.READY, ConditionType.METRICS_FRESH}:
+            continue
+        bad = verdict.status == "False"
+        if not bad and was != "False":
+            continue
+        yield Event(
+            key=observed.key,
+            uid=observed.uid,
+            type="Warning" if bad and verdict.reason not in {"Starting", "RollingOut"} else "Normal",
+            reason=verdict.reason.value,
+            action="Observe",
+            note=f"{verdict.type}={verdict.status}: {verdict.message}",
+        )
+
+
+def _gauges(decision: Decision) -> Gauges:
+    facts = decision.facts
+    if not isinstance(facts, Facts):
+        return Gauges(decision.wanted, decision.limited_by, -1.0, -1.0, complete=False)
+    demand = facts.demand
+    return Gauges(
+        decision.wanted,
+        decision.limited_by,
+        demand.queued_requests.value,
+        demand.output_tokens_per_second.value,
+        demand.complete,
+    )
+
+
+def _noticeably_different(old: Gauges, new: Gauges) -> bool:
+    if (old.wanted, old.limited_by, old.complete) != (new.wanted, new.limited_by, new.complete):
+        return True
+    return _moved(old.queued_requests, new.queued_requests, 2.0) or _moved(
+        old.output_tokens_per_second, new.output_tokens_per_second, 5.0
+    )
+
+
+def _moved(old: float, new: float, least: float) -> bool:
+    return abs(new - old) > max(least, NOTICEABLE * abs(old))
+
+
+def _says_the_same(old: ModelDeploymentStatus, new: ModelDeploymentStatus) -> bool:
+    def gist(value: ModelDeploymentStatus) -> tuple[object, ...]:
+        return (
+            value.observed_generation,
+            value.replicas,
+            value.ready_replicas,
+            value.desired_replicas,
+            value.reason,
+            tuple((c.type, c.status, c.reason, c.observed_generation) for c in value.conditions),
+        )
+
+    return gist(old) == gist(new)
