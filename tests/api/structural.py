@@ -82,8 +82,8 @@ def _unlike(schema: Schema, value: str, path: str) -> list[str]:
 def _in_list(schema: Schema, value: list[Any], path: str) -> list[str]:
     found = [text for i, item in enumerate(value) for text in violations(schema["items"], item, f"{path}[{i}]")]
     keys = schema.get("x-kubernetes-list-map-keys", [])
-    owners = [tuple(item[key] for key in keys) for item in value if isinstance(item, dict)] if keys else []
-    if len(set(owners)) != len(owners):
+    owners = [[item.get(key) for key in keys] for item in value if keys and isinstance(item, dict)]
+    if any(owner in owners[:i] for i, owner in enumerate(owners)):
         found.append(f"{path}: duplicate {keys}")
     return found
 

@@ -31,8 +31,16 @@ spec:
 """
 
 
+pytestmark = pytest.mark.xdist_group("crds")
+
+
 @pytest.fixture(scope="module", autouse=True)
 def installed(sandbox: Sandbox) -> None:
+    install_crds(sandbox)
+
+
+def install_crds(sandbox: Sandbox) -> None:
+    """Apply the committed CRDs and return once kubectl knows every kind."""
     sandbox.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CRDS))
     names = [f"crd/{kind.plural}.{GROUP}" for kind in KINDS]
     sandbox.kubectl("wait", "--for=condition=Established", f"--timeout={ESTABLISH_SECONDS}s", *names)
