@@ -12,7 +12,8 @@ import uvloop
 
 from sandbox.engine import kubelet
 
-app = typer.Typer(add_completion=False)
+# Locals would show the cluster's token in a traceback.
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 
 
 @app.command()

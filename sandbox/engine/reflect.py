@@ -125,7 +125,7 @@ class KubeApi:
         headers = {"Accept": "application/json"}
         if content_type:
             headers["Content-Type"] = content_type
-        await self._client.update_params_for_auth(headers, [], ["BearerToken"])
+        await self._client.update_params_for_auth(headers, [], ["BearerToken"], path, method, body)
         url = self._client.configuration.host + path
         answer = await self._client.rest_client.request(
             method, url, headers=headers, body=body, _request_timeout=timeout

@@ -19,8 +19,9 @@ from sandbox.load.report import Progress, Report
 from sandbox.load.shapes import Shape, shape_arrivals
 from sandbox.load.traces import UnknownFormat, read_trace
 
-app = typer.Typer(add_completion=False)
-console = Console(stderr=True)
+# Locals would show the cluster's token in a traceback.
+app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+console = Console(stderr=True, soft_wrap=True)
 
 
 @app.command()
