@@ -169,9 +169,9 @@ class StepStatus(Model):
     """Step, in the order they ran."""
     replicas: Count
     """Replica count after the step."""
-    limited_by: Annotated[str, StringConstraints(max_length=32)] = ""
-    """What bound it, empty when nothing did."""
-    detail: Annotated[str, StringConstraints(max_length=256)] = ""
+    limited_by: Annotated[str, StringConstraints(max_length=32)] | None = None
+    """What bound it, absent when nothing did."""
+    detail: Annotated[str, StringConstraints(max_length=256)] | None = None
     """The arithmetic."""
 
 

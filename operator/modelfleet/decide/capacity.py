@@ -1,24 +1,25 @@
 """Step 2, capacity: what one replica sustains, and how long a start takes.
 
 What a replica sustains is measured while it is saturated (every ready pod has a request waiting):
-then its throughput is its capacity, whatever the model, the GPU and the mix of requests. Until that
-was seen for MIN_SATURATED_SECONDS the runtime's prior stands in.
+then its throughput is its capacity and the requests it runs are the room it has, whatever the model,
+the GPU and the mix of requests. The room shows in one sample; throughput only once saturation has
+lasted as long as the window over which it is taken. Until then the runtime's prior stands in.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil
 
-from modelfleet.decide.demand import Demand
+from modelfleet.decide.demand import Demand, saturated
 from modelfleet.decide.history import Measured
 from modelfleet.decide.snapshot import Pod
 
 TARGET_UTILIZATION = 0.8
 """Share of the sustained throughput to plan for; above it queues form at any burst (M/M/c, c small)."""
-MIN_SATURATED_SECONDS = 10.0
-"""Saturation shorter than this is a burst's edge, whose batch is still filling."""
-SETTLED_SECONDS = 30.0
-"""A pod younger than this still fills its batch and its caches: its throughput is no capacity."""
+MIN_MEASURED_SECONDS = 3.0
+"""Throughput measured for less than this is a burst's edge."""
+SETTLED_SECONDS = 10.0
+"""A pod younger than this still fills its batch: what it does is not what it can."""
 AVERAGING_SECONDS = 30.0
 """Time constant of the moving average over saturated intervals."""
 START_PRIOR_SECONDS = 120.0
@@ -43,11 +44,13 @@ class Capacity:
     Attributes:
         target_tokens_per_second: Generated tokens/s that one replica should carry; None when unknown.
         source: Where that comes from.
+        target_running_requests: Requests that one replica should run at once; None until one was saturated.
         start_seconds: P90 of created-to-ready, or a prior.
     """
 
     target_tokens_per_second: float | None
     source: CapacitySource
+    target_running_requests: float | None
     start_seconds: float
 
 
@@ -60,38 +63,65 @@ def capacity(
 ) -> Capacity:
     """Choose the target of one replica: the spec's, else the measured, else the runtime's prior."""
     start = p90(start_seconds) if start_seconds else START_PRIOR_SECONDS
+    room = measured.running_requests
+    running = None if room is None else max(1.0, room * TARGET_UTILIZATION)
     if spec_target is not None:
-        return Capacity(spec_target, CapacitySource.SPEC, start)
-    if measured.tokens_per_second is not None and measured.saturated_seconds >= MIN_SATURATED_SECONDS:
-        return Capacity(measured.tokens_per_second * TARGET_UTILIZATION, CapacitySource.MEASURED, start)
+        return Capacity(spec_target, CapacitySource.SPEC, running, start)
+    if measured.tokens_per_second is not None and measured.measured_seconds >= MIN_MEASURED_SECONDS:
+        return Capacity(measured.tokens_per_second * TARGET_UTILIZATION, CapacitySource.MEASURED, running, start)
     if prior_tokens_per_second is not None:
-        return Capacity(prior_tokens_per_second * TARGET_UTILIZATION, CapacitySource.PRIOR, start)
-    return Capacity(None, CapacitySource.UNKNOWN, start)
+        return Capacity(prior_tokens_per_second * TARGET_UTILIZATION, CapacitySource.PRIOR, running, start)
+    return Capacity(None, CapacitySource.UNKNOWN, running, start)
 
 
 def measure(
-    measured: Measured, demand: Demand, pods: tuple[Pod, ...], *, saturated: bool, now: float, elapsed: float
+    measured: Measured,
+    demand: Demand,
+    pods: tuple[Pod, ...],
+    *,
+    rate_window_seconds: float,
+    now: float,
+    elapsed_seconds: float,
 ) -> Measured:
-    """Fold the throughput of one saturated interval into the measurement.
+    """Fold one interval into the measurement, where it shows what a saturated replica does.
 
     Args:
         measured: The measurement so far.
         demand: The load of this interval.
         pods: The pods behind it.
-        saturated: Whether every ready pod had a request waiting, at both ends of the interval.
+        rate_window_seconds: Span over which throughput is taken: it shows saturation only once
+            saturation has lasted that long.
         now: Seconds since the epoch.
-        elapsed: Length of the interval in seconds.
+        elapsed_seconds: Length of the interval.
     """
-    per_replica = demand.output_tokens_per_second.value / demand.ready
     settled = all(pod.ready_at is None or pod.terminating or now - pod.ready_at >= SETTLED_SECONDS for pod in pods)
-    if not (saturated and demand.complete and settled and per_replica > 0 and elapsed > 0):
-        return measured
-    if measured.tokens_per_second is None:
-        return Measured(per_replica, elapsed)
+    if not (demand.complete and settled and saturated(pods)):
+        return replace(measured, saturated_since=None)
+    since = now if measured.saturated_since is None else measured.saturated_since
+    seen = replace(
+        measured,
+        saturated_since=since,
+        running_requests=_blend(
+            measured.running_requests,
+            demand.running_requests.value / demand.ready,
+            elapsed_seconds / AVERAGING_SECONDS,
+        ),
+    )
+    per_replica = demand.output_tokens_per_second.value / demand.ready
+    if now - since < rate_window_seconds or per_replica <= 0:
+        return seen
     # The first intervals weigh by their share of what was seen, later ones by the time constant.
-    weight = elapsed / min(measured.saturated_seconds + elapsed, AVERAGING_SECONDS)
-    blended = measured.tokens_per_second + min(weight, 1.0) * (per_replica - measured.tokens_per_second)
-    return Measured(blended, measured.saturated_seconds + elapsed)
+    measured_seconds = measured.measured_seconds + elapsed_seconds
+    weight = elapsed_seconds / min(measured_seconds, AVERAGING_SECONDS) if measured_seconds > 0 else 1.0
+    return replace(
+        seen,
+        tokens_per_second=_blend(measured.tokens_per_second, per_replica, weight),
+        measured_seconds=measured_seconds,
+    )
+
+
+def _blend(known: float | None, seen: float, weight: float) -> float:
+    return seen if known is None else known + min(weight, 1.0) * (seen - known)
 
 
 def p90(samples: tuple[float, ...]) -> float:

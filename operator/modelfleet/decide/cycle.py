@@ -15,8 +15,8 @@ from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import admit
 from modelfleet.decide.allocate import Ask, allocate
 from modelfleet.decide.bounds import bounds
-from modelfleet.decide.capacity import START_SAMPLES, Capacity, capacity, measure
-from modelfleet.decide.demand import Demand, demand, saturated
+from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
+from modelfleet.decide.demand import Demand, demand
 from modelfleet.decide.forecast import forecast, learn_tokens_per_request, remember_queue
 from modelfleet.decide.history import Measured, Memory
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
@@ -75,7 +75,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
             wanted=current,
             asked=current,
             steps=(Step(StepName.REPLICAS, current, Limit.INVALID),),
-            facts=Missing(why),
+            facts=Missing(why, fault=False),
         )
     seen = demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds)
     facts: Facts | Missing
@@ -115,7 +115,7 @@ def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -
         keep_highest=True,
     )
     steps = (Step(StepName.REPLICAS, current, Limit.METRICS), Step(StepName.STABILIZE, current))
-    return replace(memory, highest=highest, queue=(), was_saturated=False), current, steps
+    return replace(memory, highest=highest, queue=()), current, steps
 
 
 def _recommend(
@@ -123,14 +123,13 @@ def _recommend(
 ) -> tuple[Memory, int, tuple[Step, ...], Facts]:
     """Run steps 2 to 5 on a load that is known."""
     scaling, behavior = spec.scaling, spec.scaling.behavior
-    is_saturated = saturated(observed.pods)
     measured = measure(
         memory.measured,
         seen,
         observed.pods,
-        saturated=is_saturated and memory.was_saturated,
+        rate_window_seconds=observed.rate_window_seconds,
         now=now,
-        elapsed=now - memory.last_decided_at if memory.last_decided_at is not None else 0.0,
+        elapsed_seconds=now - memory.last_decided_at if memory.last_decided_at is not None else 0.0,
     )
     queue = remember_queue(memory.queue, seen, now=now)
     tokens_per_request = learn_tokens_per_request(memory.tokens_per_request, seen)
@@ -185,7 +184,6 @@ def _recommend(
         lowest=lowest,
         queue=queue,
         measured=measured,
-        was_saturated=is_saturated,
         tokens_per_request=tokens_per_request,
     )
     steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
@@ -223,7 +221,7 @@ def _close(draft: _Draft, granted: int | None, now: float) -> tuple[Decision, Sc
         wanted=draft.wanted,
         desired=desired,
         granted=count,
-        limited_by=_binding(draft.wanted, desired, steps),
+        limited_by=_binding(draft.wanted, desired, steps, draft.spec),
         steps=steps,
         facts=draft.facts,
     )
@@ -269,10 +267,16 @@ def _hands_off(draft: _Draft) -> Limit:
             return Limit.NONE
 
 
-def _binding(wanted: int, desired: int, steps: tuple[Step, ...]) -> Limit:
-    """Return the last limit that moved the count to its side of wanted."""
+def _binding(wanted: int, desired: int, steps: tuple[Step, ...], spec: ModelDeploymentSpec | None) -> Limit:
+    """Return what keeps desired from wanted: the bound it stands at, else the last limit that moved it."""
     if desired == wanted:
         return Limit.NONE
+    hands_off = steps[-1].name is StepName.MODE
+    if spec is not None and not hands_off:
+        if desired > wanted and desired == spec.scaling.min_replicas:
+            return Limit.MIN_REPLICAS
+        if desired < wanted and desired == spec.scaling.max_replicas:
+            return Limit.MAX_REPLICAS
     before = wanted
     binding = Limit.NONE
     for step in steps:
@@ -285,7 +289,7 @@ def _binding(wanted: int, desired: int, steps: tuple[Step, ...]) -> Limit:
 def _first_memory(observed: Observed, now: float) -> Memory:
     known = observed.measured_output_tokens_per_second
     # What an earlier process measured counts as seen long enough.
-    measured = Measured() if known is None else Measured(known, 30.0)
+    measured = Measured() if known is None else Measured(tokens_per_second=known, measured_seconds=AVERAGING_SECONDS)
     return Memory(since=now, measured=measured)
 
 

@@ -5,6 +5,9 @@ from dataclasses import dataclass
 
 from modelfleet.decide.snapshot import Missing, Pod, PodSignals, Reading, Signal
 
+FIRST_SIGNALS_SECONDS = 10.0
+"""A rate needs two samples: a pod ready for less than this need not have one, and that is no fault."""
+
 
 @dataclass(frozen=True, slots=True)
 class Total:
@@ -14,7 +17,8 @@ class Total:
         value: The sum over `known` pods; a lower bound of the truth while `known` is less than all.
         known: Ready pods that had a fresh value.
         sampled_at: Time of the oldest sample; 0 when there is none.
-        missing: Why the first pod without a value has none; empty when all have one.
+        missing: Why the first pod that should have a value has none; empty when all have one, or when
+            those without became ready less than FIRST_SIGNALS_SECONDS ago.
     """
 
     value: float
@@ -31,6 +35,8 @@ class Demand:
         ready: Pods that serve.
         complete: Every ready pod reported queue, running requests and throughput. Only then may
             the deployment shrink; the sums of a partial answer are lower bounds.
+        missing: Why a pod that should report does not; empty when all do, or when those that do not
+            became ready less than FIRST_SIGNALS_SECONDS ago.
     """
 
     ready: int
@@ -55,21 +61,20 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
     """
     ready = [pod for pod in pods if pod.ready_at is not None and not pod.terminating]
     if not ready:
-        return Missing("no pod is ready")
-    oldest = now - max_age_seconds
-    queued = _total(ready, _queued, oldest)
-    running = _total(ready, _running, oldest)
-    output = _total(ready, _output, oldest)
-    finished = _total(ready, _finished, oldest)
+        return Missing("no pod is ready", fault=False)
+    queued = _total(ready, _queued, now, max_age_seconds)
+    running = _total(ready, _running, now, max_age_seconds)
+    output = _total(ready, _output, now, max_age_seconds)
+    finished = _total(ready, _finished, now, max_age_seconds)
     if queued.known == 0:
-        return Missing(queued.missing)
+        return Missing(queued.missing or "no ready pod has reported yet", fault=bool(queued.missing))
     return Demand(
         ready=len(ready),
         queued_requests=queued,
         running_requests=running,
         output_tokens_per_second=output,
         finished_requests_per_second=finished,
-        complete=not (queued.missing or running.missing or output.missing),
+        complete=queued.known == running.known == output.known == len(ready),
         missing=queued.missing or running.missing or output.missing,
     )
 
@@ -96,16 +101,19 @@ def _finished(signals: PodSignals) -> Reading:
     return signals.finished_requests_per_second
 
 
-def _total(pods: list[Pod], read: Callable[[PodSignals], Reading], oldest: float) -> Total:
+def _total(pods: list[Pod], read: Callable[[PodSignals], Reading], now: float, max_age_seconds: float) -> Total:
     value, known, sampled_at, missing = 0.0, 0, 0.0, ""
     for pod in pods:
         match read(pod.signals):
-            case Signal(value=sample, sampled_at=at) if at >= oldest:
+            case Signal(value=sample, sampled_at=at) if now - at <= max_age_seconds:
                 value += sample
                 sampled_at = at if known == 0 else min(sampled_at, at)
                 known += 1
+                continue
             case Signal(sampled_at=at):
-                missing = missing or f"{pod.name}: last sample is older than allowed ({at - oldest:+.0f} s)"
+                why = f"last sample is {now - at:.0f} s old"
             case Missing(why=why):
-                missing = missing or f"{pod.name}: {why}"
+                pass
+        if not missing and pod.ready_at is not None and now - pod.ready_at >= FIRST_SIGNALS_SECONDS:
+            missing = f"{pod.name}: {why}"
     return Total(value, known, sampled_at, missing)

@@ -14,7 +14,7 @@ from modelfleet.api.modeldeployment import (
     SignalStatus,
     StepStatus,
 )
-from modelfleet.decide.capacity import MIN_SATURATED_SECONDS, CapacitySource
+from modelfleet.decide.capacity import MIN_MEASURED_SECONDS, CapacitySource
 from modelfleet.decide.demand import Total
 from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
@@ -115,7 +115,7 @@ def status(
     total, ready = _counts(observed)
     at = datetime.fromtimestamp(int(now), UTC)
     measured = memory.measured
-    known = measured.tokens_per_second is not None and measured.saturated_seconds >= MIN_SATURATED_SECONDS
+    known = measured.tokens_per_second is not None and measured.measured_seconds >= MIN_MEASURED_SECONDS
     return ModelDeploymentStatus(
         observed_generation=observed.generation,
         replicas=total,
@@ -138,8 +138,8 @@ def status(
                 StepStatus(
                     name=step.name.value,
                     replicas=step.replicas,
-                    limited_by=step.limited_by.value,
-                    detail=_clip(_detail(step, observed, decision), 256),
+                    limited_by=step.limited_by.value or None,
+                    detail=_clip(_detail(step, observed, decision), 256) or None,
                 )
                 for step in decision.steps
             ),
@@ -173,7 +173,12 @@ def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
     if wanted.measure is Measure.CAPACITY_UNKNOWN:
         return "what one replica sustains is unknown, and it is not idle"
     if wanted.measure is Measure.PARTIAL:
-        return f"some signals are missing ({demand.missing})"
+        return f"some signals are missing ({demand.missing or 'new pods have not reported yet'})"
+    if wanted.measure is Measure.RUNNING and capacity.target_running_requests is not None:
+        return (
+            f"running {demand.running_requests.value:.0f} {sign} "
+            f"{capacity.target_running_requests:.1f} per replica × {decision.current}"
+        )
     if wanted.measure in {Measure.QUEUE, Measure.QUEUE_HOLDS}:
         return f"queue {demand.queued_requests.value:.0f} {sign} {per_replica} per replica × {demand.ready}"
     if capacity.target_tokens_per_second is None:
@@ -207,7 +212,11 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
         case Limit.MAX_REPLICAS:
             return f"raise spec.scaling.maxReplicas (now {scaling.max_replicas}) to {decision.wanted}"
         case Limit.MIN_REPLICAS:
-            return f"lower spec.scaling.minReplicas (now {scaling.min_replicas}) to {decision.wanted}"
+            return (
+                f"lower spec.scaling.minReplicas (now {scaling.min_replicas}) to {decision.wanted}"
+                if decision.wanted
+                else "load: nothing is running, and minReplicas keeps what there is"
+            )
         case Limit.CAPACITY:
             return (
                 f"{spec.gpus_per_replica} free GPUs of class {spec.accelerator} on one node for each of "
@@ -327,19 +336,12 @@ def _scaling(observed: Observed, decision: Decision) -> Verdict:
 
 def _fresh(decision: Decision) -> Verdict:
     facts = decision.facts
-    if isinstance(facts, Facts):
-        if facts.demand.complete:
-            return Verdict(
-                ConditionType.METRICS_FRESH,
-                "True",
-                Reason.FRESH,
-                "every ready pod reports queue and throughput",
-            )
-        return Verdict(ConditionType.METRICS_FRESH, "False", Reason.METRICS_MISSING, _clip(facts.demand.missing, 1024))
-    ready_exists = facts.why != "no pod is ready" and Limit.INVALID not in {step.limited_by for step in decision.steps}
-    if ready_exists:
-        return Verdict(ConditionType.METRICS_FRESH, "False", Reason.METRICS_MISSING, _clip(facts.why, 1024))
-    return Verdict(ConditionType.METRICS_FRESH, "Unknown", Reason.NO_READY_PODS, "no pod is ready to be asked")
+    missing = facts.why if isinstance(facts, Missing) else facts.demand.missing
+    if isinstance(facts, Missing) and not facts.fault:
+        return Verdict(ConditionType.METRICS_FRESH, "Unknown", Reason.NO_READY_PODS, missing)
+    if missing:
+        return Verdict(ConditionType.METRICS_FRESH, "False", Reason.METRICS_MISSING, _clip(missing, 1024))
+    return Verdict(ConditionType.METRICS_FRESH, "True", Reason.FRESH, "the ready pods report queue and throughput")
 
 
 def _limited(observed: Observed, decision: Decision) -> Verdict:
@@ -367,7 +369,7 @@ def _reason(observed: Observed, decision: Decision, verdicts: tuple[Verdict, ...
         return scaling.reason
     if fresh.status == "False":
         return fresh.reason
-    if limited.status == "True":
+    if limited.status == "True" and decision.limited_by is not Limit.MIN_REPLICAS:
         return decision.limited_by.value
     if observed.child is not None and observed.child.rolling_out:
         return Reason.ROLLING_OUT
@@ -406,12 +408,14 @@ def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:
         if capacity.target_tokens_per_second and wanted.by_tokens is not None
         else "tokens: capacity unknown"
     )
-    queue = (
-        f"queue {facts.demand.queued_requests.value:.0f} / {spec.scaling.targets.queued_requests}"
-        f" = {wanted.by_queue:.2f}"
-    )
+    parts = [tokens]
+    if capacity.target_running_requests is not None and wanted.by_running is not None:
+        running = facts.demand.running_requests.value
+        parts.append(f"running {running:.0f} / {capacity.target_running_requests:.1f} = {wanted.by_running:.2f}")
+    queued = facts.demand.queued_requests.value
+    parts.append(f"queue {queued:.0f} / {spec.scaling.targets.queued_requests} = {wanted.by_queue:.2f}")
     tolerance = "; within tolerance" if wanted.within_tolerance else ""
-    return f"max({tokens}, {queue}){tolerance}"
+    return f"max({', '.join(parts)}){tolerance}"
 
 
 def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:

@@ -29,10 +29,20 @@ class QueueSample:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """The running measurement of one saturated replica, in generated tokens per second."""
+    """The running measurement of one saturated replica.
+
+    Attributes:
+        tokens_per_second: Generated tokens per second; None until seen.
+        running_requests: Requests it runs at once when more wait: the room in its batch or KV cache;
+            None until seen.
+        measured_seconds: How long throughput was measured in all.
+        saturated_since: When every ready pod last began to have a request waiting; None while not so.
+    """
 
     tokens_per_second: float | None = None
-    saturated_seconds: float = 0.0
+    running_requests: float | None = None
+    measured_seconds: float = 0.0
+    saturated_since: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,7 +57,6 @@ class Memory:
         scale_events: Changes asked for, no older than the longest policy period.
         queue: Queue lengths of the last seconds, for its growth.
         measured: Throughput of one saturated replica.
-        was_saturated: Whether every ready pod had a request waiting at the last decision.
         tokens_per_request: Generated tokens of an average request; None until one finished.
         start_seconds: Created-to-ready times of the last starts, oldest first.
         ready_pods: UIDs of pods whose start is already counted.
@@ -62,7 +71,6 @@ class Memory:
     scale_events: tuple[ScaleEvent, ...] = ()
     queue: tuple[QueueSample, ...] = ()
     measured: Measured = Measured()
-    was_saturated: bool = False
     tokens_per_request: float | None = None
     start_seconds: tuple[float, ...] = ()
     ready_pods: frozenset[str] = frozenset()

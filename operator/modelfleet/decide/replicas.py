@@ -1,8 +1,10 @@
 """Step 4, replicas: how many replicas the load calls for, before any limit.
 
-Two measures, and the larger wins:
+Three measures, and the largest wins:
 
 * by tokens: load / target of one replica. Says how much is needed.
+* by running: requests in the batches / those one replica should run. Says how full the replicas are,
+  at once and in the engine's own terms, once one was seen full. It cannot run away: batches are finite.
 * by queue: waiting requests / tolerated per replica. Says that help is late, which the tokens show
   only once requests finish. It says nothing about how much is needed: while new replicas load, a
   queue grows without the load growing. So it asks at most for a doubling of what serves, or for
@@ -25,6 +27,7 @@ class Measure(Enum):
     """Which measure called for the replica count."""
 
     TOKENS = "tokens"
+    RUNNING = "running"
     QUEUE = "queue"
     QUEUE_HOLDS = "queue holds"
     CAPACITY_UNKNOWN = "capacity unknown"
@@ -38,6 +41,7 @@ class Wanted:
     Attributes:
         replicas: What the load calls for.
         by_tokens: load / target; None when the target is unknown.
+        by_running: running / target of one replica; None until a replica was seen full.
         by_queue: queue / tolerated per replica, capped.
         measure: Which of them decided.
         within_tolerance: The load is so close to the target that the current count stays.
@@ -45,6 +49,7 @@ class Wanted:
 
     replicas: int
     by_tokens: float | None
+    by_running: float | None
     by_queue: float
     measure: Measure
     within_tolerance: bool = False
@@ -74,19 +79,29 @@ def replicas(
     """
     queue_cap = max(QUEUE_GROWTH_FACTOR * demand.ready, demand.ready + QUEUE_GROWTH_PODS)
     by_queue = min(demand.queued_requests.value / queued_per_replica, float(queue_cap))
-    by_tokens = (
-        load.tokens_per_second / capacity.target_tokens_per_second if capacity.target_tokens_per_second else None
+    target = capacity.target_tokens_per_second
+    room = capacity.target_running_requests
+    by_tokens = load.tokens_per_second / target if target else None
+    by_running = demand.running_requests.value / room if room else None
+    exact, measure = max(
+        (by_tokens or 0.0, Measure.TOKENS), (by_running or 0.0, Measure.RUNNING), (by_queue, Measure.QUEUE), key=_first
     )
+
+    def wanted(count: int, why: Measure, *, within_tolerance: bool = False) -> Wanted:
+        return Wanted(count, by_tokens, by_running, by_queue, why, within_tolerance)
+
     idle = demand.complete and demand.queued_requests.value == 0 and demand.running_requests.value == 0
-    if by_tokens is None and not idle and by_queue <= current:
-        return Wanted(current, by_tokens, by_queue, Measure.CAPACITY_UNKNOWN)
-    exact = max(by_tokens or 0.0, by_queue)
-    measure = Measure.QUEUE if by_queue > (by_tokens or 0.0) else Measure.TOKENS
+    if by_tokens is None and by_running is None and not idle and by_queue <= current:
+        return wanted(current, Measure.CAPACITY_UNKNOWN)
     if current > 0 and abs(exact / current - 1.0) <= tolerance:
-        return Wanted(current, by_tokens, by_queue, measure, within_tolerance=True)
+        return wanted(current, measure, within_tolerance=True)
     count = ceil(exact)
     if count < current and not demand.complete:
-        return Wanted(current, by_tokens, by_queue, Measure.PARTIAL)
+        return wanted(current, Measure.PARTIAL)
     if count < current and demand.queued_requests.value > queued_per_replica * demand.ready:
-        return Wanted(current, by_tokens, by_queue, Measure.QUEUE_HOLDS)
-    return Wanted(count, by_tokens, by_queue, measure)
+        return wanted(current, Measure.QUEUE_HOLDS)
+    return wanted(count, measure)
+
+
+def _first(pair: tuple[float, Measure]) -> float:
+    return pair[0]

@@ -21,9 +21,14 @@ class Signal:
 
 @dataclass(frozen=True, slots=True)
 class Missing:
-    """There is no value, and why. Never a zero."""
+    """There is no value, and why. Never a zero.
+
+    Attributes:
+        fault: Whether there should be one: nothing is wrong with a pod that has just become ready.
+    """
 
     why: str
+    fault: bool = True
 
 
 Reading = Signal | Missing
@@ -104,6 +109,7 @@ class Observed:
     Attributes:
         fault: Set when the object cannot be run as it stands; it is then left as it is.
         recorded_desired: desiredReplicas in its status: what the operator last asked for.
+        rate_window_seconds: Span over which its throughput is taken.
         prior_output_tokens_per_second: The runtime's prior for one replica.
         measured_output_tokens_per_second: What its status says that one replica was measured to sustain.
         foreign_autoscaler: namespace/name of an autoscaler that targets the same replicas.
@@ -118,6 +124,7 @@ class Observed:
     child: Child | None = None
     pods: tuple[Pod, ...] = ()
     recorded_desired: int | None = None
+    rate_window_seconds: float = 5.0
     prior_output_tokens_per_second: float | None = None
     measured_output_tokens_per_second: float | None = None
     foreign_autoscaler: str = ""

@@ -94,6 +94,9 @@ def _observed(
         else None,
         pods=tuple(_pod(pod, source) for pod in mirror.own_pods(record.key)),
         recorded_desired=record.recorded_desired,
+        rate_window_seconds=DIALECTS[runtime.engine].rate_window_seconds
+        if isinstance(runtime, InferenceRuntimeSpec)
+        else 0.0,
         prior_output_tokens_per_second=_prior(spec, runtime),
         measured_output_tokens_per_second=record.measured_tokens_per_second,
         foreign_autoscaler=mirror.foreign_autoscaler(record.key),

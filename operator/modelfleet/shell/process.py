@@ -197,11 +197,15 @@ async def operate(settings: Settings) -> int:
 
     telemetry.setup_logging(settings.log_format)
     process = Process(settings)
-    runner, port = await telemetry.serve(
-        settings.listen_address,
-        settings.listen_port,
-        probes={"/healthz": process.faults, "/readyz": process.unready},
-    )
+    try:
+        runner, port = await telemetry.serve(
+            settings.listen_address,
+            settings.listen_port,
+            probes={"/healthz": process.faults, "/readyz": process.unready},
+        )
+    except OSError as error:
+        log.error("cannot listen; choose another --listen-port", port=settings.listen_port, error=str(error))
+        return 1
     log.info("listening", port=port, paths="/metrics /healthz /readyz", identity=settings.identity)
     try:
         await process.wait_until_served()
