@@ -1,0 +1,136 @@
+"""The generator against engines that are slow, gone, draining or wrong: sending never waits for an answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import time
+from dataclasses import asdict
+
+import pytest
+
+from sandbox.engine.faults import Fault, FaultKind
+from sandbox.load.arrivals import Arrival
+from sandbox.load.client import Generator, Patience
+from sandbox.load.pool import Endpoint, Pool
+from sandbox.load.report import Progress
+from tests.sandbox.engines import MODEL, Running, StartEngine
+
+
+def pool_of(*running: Running) -> Pool:
+    pool = Pool()
+    for number, pod in enumerate(running):
+        pool.put(f"uid-{number}", Endpoint(f"pod-{number}", pod.base_url, MODEL))
+    return pool
+
+
+def every(seconds: float, count: int, *, prompt: int = 7, output: int = 5) -> list[Arrival]:
+    return [Arrival(seconds * n, prompt, output) for n in range(count)]
+
+
+async def test_it_counts_tokens_as_the_engine_does(start_engine: StartEngine) -> None:
+    running = await start_engine(decodeBaseMs=10.0)
+    report = await Generator(pool_of(running)).run(every(0.01, 20))
+    assert (report.requests, report.completed, report.failed) == (20, 20, 0)
+    assert report.prompt_tokens == 20 * 7
+    assert report.output_tokens == 20 * 5
+    assert report.time_to_first_token_seconds.count == 20
+    assert report.inter_token_latency_seconds.count == 20 * 4
+    assert report.inter_token_latency_seconds.p50 == pytest.approx(0.010, rel=0.25)
+    assert json.loads(report.to_json()) == json.loads(json.dumps(asdict(report)))
+
+
+async def test_it_is_open_loop_against_a_slow_server(start_engine: StartEngine) -> None:
+    running = await start_engine(maxRunning=1, decodeBaseMs=50.0)
+    generator = Generator(pool_of(running))
+    arrivals = every(0.02, 50, output=2)
+    running_load = asyncio.create_task(generator.run(arrivals))
+    await asyncio.sleep(1.1)
+    # 50 were due in the first second, and the server can have answered 11 of them.
+    assert running.engine.open_requests >= 35
+    report = await running_load
+    assert report.completed == 50
+    assert report.largest_send_lag_seconds < 0.1
+    assert report.time_to_first_token_seconds.p99 is not None and report.time_to_first_token_seconds.p99 > 3.0
+
+
+async def test_the_least_loaded_pod_gets_the_next(start_engine: StartEngine) -> None:
+    slow, fast = await start_engine(decodeBaseMs=200.0), await start_engine(decodeBaseMs=1.0)
+    report = await Generator(pool_of(slow, fast)).run(every(0.01, 40))
+    assert report.completed == 40
+    assert report.by_pod["pod-1"] > 3 * report.by_pod["pod-0"]
+
+
+async def test_a_refusal_is_retried_on_another_pod(start_engine: StartEngine) -> None:
+    draining, ready = await start_engine(), await start_engine()
+    draining.engine.draining = True
+    pool = pool_of(draining, ready)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        pool.put("uid-closed", Endpoint("closed", f"http://127.0.0.1:{closed.getsockname()[1]}", MODEL))
+        report = await Generator(pool).run(every(0.01, 9))
+    assert (report.completed, report.failed, report.held) == (9, 0, 0)
+    assert report.retries == report.by_pod["pod-0"] + report.by_pod["closed"] > 0
+
+
+async def test_after_the_first_byte_nothing_is_retried(start_engine: StartEngine) -> None:
+    breaking, ready = await start_engine(decodeBaseMs=20.0), await start_engine()
+    pool = pool_of(breaking)
+    running_load = asyncio.create_task(Generator(pool).run([Arrival(0.0, 5, 1000)]))
+    while not breaking.engine.open_requests:  # noqa: ASYNC110  the request is on its way over TCP
+        await asyncio.sleep(0.01)
+    pool.put("uid-ready", Endpoint("ready", ready.base_url, MODEL))
+    await asyncio.sleep(0.1)
+    await breaking.engine.drain(seconds=0.0)
+    report = await running_load
+    assert report.errors == {"disconnected": 1}
+    assert "ready" not in report.by_pod
+
+
+async def test_requests_are_held_while_no_pod_is_ready(start_engine: StartEngine) -> None:
+    running = await start_engine()
+    pool = Pool()
+    running_load = asyncio.create_task(Generator(pool).run(every(0.01, 5)))
+    await asyncio.sleep(0.3)
+    pool.put("uid", Endpoint("late", running.base_url, MODEL))
+    report = await running_load
+    assert (report.completed, report.held) == (5, 5)
+    assert report.time_to_first_token_seconds.p50 is not None and report.time_to_first_token_seconds.p50 > 0.2
+
+
+async def test_holding_has_an_end(start_engine: StartEngine) -> None:
+    report = await Generator(Pool(), patience=Patience(hold_seconds=0.2)).run(every(0.01, 3))
+    assert report.errors == {"no-ready-pod": 3}
+    draining = await start_engine(loaded=False)
+    begins = time.monotonic()
+    report = await Generator(pool_of(draining), patience=Patience(hold_seconds=0.5)).run(every(0.01, 3))
+    assert report.errors == {"refused": 3}
+    assert 0.4 < time.monotonic() - begins < 1.5
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"),
+    [
+        (Fault(kind=FaultKind.HTTP500, scope="api"), "status-500"),
+        (Fault(kind=FaultKind.REDIRECT, scope="api"), "status-302"),
+        (Fault(kind=FaultKind.INFINITE, scope="api"), "garbled"),
+        (Fault(kind=FaultKind.SILENT, scope="api"), "timeout"),
+        (Fault(kind=FaultKind.HANG), "timeout"),
+    ],
+)
+async def test_errors_by_kind(start_engine: StartEngine, fault: Fault, error: str) -> None:
+    running = await start_engine()
+    running.engine.set_fault(fault)
+    report = await Generator(pool_of(running), patience=Patience(read_seconds=0.3)).run(every(0.01, 3))
+    assert (report.completed, report.errors) == (0, {error: 3})
+
+
+async def test_progress_is_told_while_it_runs(start_engine: StartEngine) -> None:
+    running = await start_engine()
+    seen: list[Progress] = []
+    await Generator(pool_of(running), on_progress=seen.append).run(every(0.1, 22))
+    assert len(seen) == 2
+    assert seen[0].ready_pods == 1
+    assert seen[0].arrivals_per_second == pytest.approx(10.0, abs=1.0)
+    assert seen[0].output_tokens_per_second == pytest.approx(50.0, abs=6.0)
