@@ -19,15 +19,14 @@ def _checked_name(value: str) -> str:
 
 
 app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False)
-Name = Annotated[str, typer.Option(help="Of the sandbox; several can run at once.", callback=_checked_name)]
-Count = typer.Option(min=0, help="Nodes of this kind.")
+Name = Annotated[str, typer.Option(help="Name of the sandbox; several can run at once.", callback=_checked_name)]
 
 
 @app.command()
 def up(
     name: Name = "default",
-    h100: Annotated[int, Count] = NodePlan.h100,
-    a100: Annotated[int, Count] = NodePlan.a100,
+    h100: Annotated[int, typer.Option(min=0, help="Nodes with 8 H100 GPUs.")] = NodePlan.h100,
+    a100: Annotated[int, typer.Option(min=0, help="Nodes with 4 A100 GPUs.")] = NodePlan.a100,
     prometheus: Annotated[bool, typer.Option("--prometheus", help="Run Prometheus too.")] = False,
 ) -> None:
     """Start a cluster that runs until `down`, and print the line that makes kubectl use it."""

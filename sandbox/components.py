@@ -145,7 +145,7 @@ def prepare(
                 "--requestheader-extra-headers-prefix=X-Remote-Extra-",
                 f"--proxy-client-cert-file={front.certificate}",
                 f"--proxy-client-key-file={front.key}",
-                # EndpointSlices refuse loopback addresses, so the server must not try to list its own.
+                # For the same reason as the controllers below: the server's own address is loopback too.
                 "--endpoint-reconciler-type=none",
                 "--allow-privileged=true",
                 *(_audit_flags(directory) if audit else ()),
@@ -160,6 +160,8 @@ def prepare(
                 "--use-service-account-credentials",
                 f"--service-account-private-key-file={token_key}",
                 f"--root-ca-file={ca.certificate}",
+                # EndpointSlices refuse the pods' loopback addresses: the controllers would only fill the events.
+                "--controllers=*,-endpoints-controller,-endpointslice-controller,-endpointslice-mirroring-controller",
                 "--leader-elect=false",
                 "--secure-port=0",
                 *CLIENT_RATE,
