@@ -1,5 +1,6 @@
 """pydantic and the committed schema agree: what the one takes, the other takes."""
 
+import json
 from typing import Any
 
 import pytest
@@ -7,8 +8,9 @@ from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from modelfleet.api.kinds import KINDS
+from modelfleet.api.kinds import KINDS, Kind
 from modelfleet.api.meta import Model
+from tests.api.hostile import as_the_server_reads, attacks, field_path, pairs, random_attacks, spec_schema
 from tests.api.schema_values import values
 from tests.api.structural import Schema, committed, root_schema, violations
 
@@ -53,6 +55,33 @@ def test_what_the_schema_takes_pydantic_takes(part: str, data: st.DataObject) ->
     except ValidationError as error:
         # The rules between fields are CEL here; tests/cluster shows that the API server applies them.
         assert {fault["type"] for fault in error.errors()} == {"value_error"}, error
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=lambda kind: kind.kind)
+def test_pydantic_and_the_schema_judge_every_attack_alike(kind: Kind) -> None:
+    sent, faults = 0, []
+    for hostile in (*attacks(kind), *pairs(kind), *random_attacks(kind)):
+        sent += 1
+        read = as_the_server_reads(spec_schema(kind), hostile.spec)
+        by_schema = [text for text in violations(spec_schema(kind), read, "spec") if "duplicate" not in text]
+        by_pydantic = field_errors(kind.spec, read)
+        # Keys of a map are bounded in CEL, of which this reading of the schema knows nothing.
+        by_pydantic = [error for error in by_pydantic if "[key]" not in error["loc"]]
+        if bool(by_schema) != bool(by_pydantic):
+            at = f"{field_path(hostile.path)} {hostile.attack}"
+            faults.append(f"{at}: schema {by_schema[:1]}, pydantic {[e['msg'] for e in by_pydantic[:1]]}")
+    listed = "\n".join(faults[:20])
+    assert not faults, f"{sent} manifests, {len(faults)} judged differently:\n{listed}"
+    assert sent >= 100
+
+
+def field_errors(model: type[Model], value: Any) -> list[Any]:
+    """Return what pydantic says of single fields; it reads as strictly as the API server does."""
+    try:
+        model.model_validate_json(json.dumps(value), strict=True)
+    except ValidationError as error:
+        return [fault for fault in error.errors() if fault["type"] != "value_error"]
+    return []
 
 
 SMALLEST: dict[str, dict[str, Any]] = {
