@@ -8,6 +8,7 @@ does not know.
 import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
+from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote
 
@@ -81,6 +82,18 @@ def resource_path(api_version: str, kind: str, *, namespace: str = "", name: str
     return "/".join(parts)
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Credentials:
+    """Server, user and trust; paths to PEM files."""
+
+    server: str
+    token: str | None
+    ca_path: str | None
+    certificate_path: str | None
+    private_key_path: str | None
+    insecure: bool
+
+
 class Kubernetes:
     """Requests to one API server, with the credentials of the pod or of a kubeconfig."""
 
@@ -111,6 +124,19 @@ class Kubernetes:
     async def close(self) -> None:
         """Close every connection."""
         await self._api.close()
+
+    async def credentials(self) -> "Credentials":
+        """Return what another client needs to speak to the same server as the same user, as of now."""
+        settings = self._api.configuration
+        bearer = (await settings.auth_settings()).get("BearerToken", {}).get("value") or ""
+        return Credentials(
+            server=settings.host,
+            token=bearer.removeprefix("Bearer ") or None,
+            ca_path=settings.ssl_ca_cert,
+            certificate_path=settings.cert_file,
+            private_key_path=settings.key_file,
+            insecure=not settings.verify_ssl,
+        )
 
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
         """Read an object or a list."""

@@ -5,7 +5,7 @@ import typer
 from modelfleet.cli.crds import crds
 from modelfleet.cli.run import run
 
-app = typer.Typer(name="modelfleet", no_args_is_help=True, add_completion=False)
+app = typer.Typer(name="modelfleet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
 
 @app.callback()

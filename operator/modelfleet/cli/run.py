@@ -1,7 +1,6 @@
 """`modelfleet run`: one operator process."""
 
 import asyncio
-import os
 from typing import Annotated
 
 import typer
@@ -49,7 +48,5 @@ def run(
     except ValidationError as error:
         faults = "; ".join(f"{'.'.join(map(str, fault['loc'])) or 'flags'}: {fault['msg']}" for fault in error.errors())
         raise typer.BadParameter(faults) from error
-    if kubeconfig:
-        os.environ["KUBECONFIG"] = kubeconfig  # kopf finds its credentials there
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         raise typer.Exit(runner.run(operate(settings)))

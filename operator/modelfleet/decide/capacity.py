@@ -24,6 +24,8 @@ AVERAGING_SECONDS = 30.0
 """Time constant of the moving average over saturated intervals."""
 START_PRIOR_SECONDS = 120.0
 """Start time before one was measured: an 8B model from a warm cache takes 65 to 130 s."""
+MIN_START_SECONDS = 1.0
+"""The API server's times are whole seconds: a pod that is created and ready in the same one took some part of it."""
 START_SAMPLES = 20
 """Starts remembered; P90 of 20 is the second longest."""
 
@@ -62,7 +64,7 @@ def capacity(
     start_seconds: tuple[float, ...],
 ) -> Capacity:
     """Choose the target of one replica: the spec's, else the measured, else the runtime's prior."""
-    start = p90(start_seconds) if start_seconds else START_PRIOR_SECONDS
+    start = max(MIN_START_SECONDS, p90(start_seconds)) if start_seconds else START_PRIOR_SECONDS
     room = measured.running_requests
     running = None if room is None else max(1.0, room * TARGET_UTILIZATION)
     if spec_target is not None:

@@ -37,11 +37,12 @@ def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
         the next call. The same arguments give the same plan, in whatever order deployments are listed.
     """
     drafts = [_draft(observed, history.get(observed.key), snapshot) for observed in snapshot.deployments]
-    granted = allocate((_ask(draft) for draft in drafts if draft.spec is not None), snapshot.nodes)
+    granted = _grant(drafts, snapshot)
     closed = [_close(draft, granted.get(draft.observed.key), snapshot.taken_at) for draft in drafts]
+    scales = [scale for _, scale, _ in closed if scale is not None]
     return Plan(
         decisions={decision.key: decision for decision, _, _ in closed},
-        scales=tuple(scale for _, scale, _ in closed if scale is not None),
+        scales=tuple(sorted(scales, key=lambda scale: (scale.replicas > scale.current, scale.key))),
         history={decision.key: memory for decision, _, memory in closed},
     )
 
@@ -62,7 +63,9 @@ class _Draft:
 
 def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) -> _Draft:
     now = snapshot.taken_at
-    memory = _note_starts(remembered or _first_memory(observed, now), observed.pods)
+    if remembered is None or remembered.uid != observed.uid:
+        remembered = _first_memory(observed, now)
+    memory = _note_starts(remembered, observed.pods)
     spec = observed.spec
     current = _current(observed, memory)
     if spec is None or observed.fault is not None:
@@ -115,7 +118,8 @@ def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -
         keep_highest=True,
     )
     steps = (Step(StepName.REPLICAS, current, Limit.METRICS), Step(StepName.STABILIZE, current))
-    return replace(memory, highest=highest, queue=()), current, steps
+    measured = replace(memory.measured, saturated_since=None)
+    return replace(memory, highest=highest, queue=(), measured=measured), current, steps
 
 
 def _recommend(
@@ -190,6 +194,18 @@ def _recommend(
     return memory, damped, steps, Facts(seen, supply, load, wanted)
 
 
+def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:
+    """Grant GPUs to those that will be scaled; tell the others what they would get if they all were."""
+    asks = [_ask(draft) for draft in drafts if draft.spec is not None]
+    stays = {draft.observed.key: draft.current for draft in drafts if _hands_off(draft)}
+    real = [replace(ask, assured=stays[ask.key], asked=stays[ask.key]) if ask.key in stays else ask for ask in asks]
+    granted = allocate(real, snapshot.nodes)
+    if not stays:
+        return granted
+    would = allocate(asks, snapshot.nodes)
+    return {key: would[key] if key in stays else count for key, count in granted.items()}
+
+
 def _ask(draft: _Draft) -> Ask:
     assert draft.spec is not None  # noqa: S101 - decide() filters; a programmer's error otherwise
     return Ask(
@@ -246,7 +262,8 @@ def _close(draft: _Draft, granted: int | None, now: float) -> tuple[Decision, Sc
             current=child.replicas,
             replicas=desired,
             victims=_idlest(observed.pods, child.replicas - desired),
-            reverted_from=child.scaled_by_other,
+            # Somebody else's count that equals what was asked for needs no putting back.
+            reverted_from=child.scaled_by_other if child.replicas != draft.current else "",
         ),
         memory,
     )
@@ -289,8 +306,8 @@ def _binding(wanted: int, desired: int, steps: tuple[Step, ...], spec: ModelDepl
 def _first_memory(observed: Observed, now: float) -> Memory:
     known = observed.measured_output_tokens_per_second
     # What an earlier process measured counts as seen long enough.
-    measured = Measured() if known is None else Measured(tokens_per_second=known, measured_seconds=AVERAGING_SECONDS)
-    return Memory(since=now, measured=measured)
+    measured = Measured(tokens_per_second=known, measured_seconds=AVERAGING_SECONDS) if known else Measured()
+    return Memory(uid=observed.uid, since=now, measured=measured)
 
 
 def _current(observed: Observed, memory: Memory) -> int:

@@ -86,6 +86,7 @@ _PERMANENT = frozenset(
         Reason.RUNTIME_NOT_FOUND,
         Reason.RUNTIME_INVALID,
         Reason.ACCELERATOR_NOT_FOUND,
+        Reason.ACCELERATOR_INVALID,
         Reason.GPUS_EXCEED_NODE,
         Reason.NAME_CONFLICT,
         Reason.START_TIMEOUT,
@@ -222,8 +223,12 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
                 f"{spec.gpus_per_replica} free GPUs of class {spec.accelerator} on one node for each of "
                 f"{max(0, decision.wanted - decision.desired)} more replicas: add nodes, or free GPUs"
             )
+        case Limit.SCALE_UP_RATE if not behavior.scale_up.enabled:
+            return "set spec.scaling.behavior.scaleUp.enabled to true"
         case Limit.SCALE_UP_RATE:
             return "time: spec.scaling.behavior.scaleUp.policies permit no more now"
+        case Limit.SCALE_DOWN_RATE if not behavior.scale_down.enabled:
+            return "set spec.scaling.behavior.scaleDown.enabled to true"
         case Limit.SCALE_DOWN_RATE:
             return "time: spec.scaling.behavior.scaleDown.policies permit no more now"
         case Limit.SCALE_UP_WINDOW:

@@ -15,6 +15,9 @@ GROWTH_WINDOW_SECONDS = 10.0
 MIN_GROWTH_SPAN_SECONDS = 3.0
 """Two samples closer than this say more about one arrival than about a trend."""
 
+MAX_TOKENS_PER_REQUEST = 131_072.0
+"""The longest context in common use. A larger ratio is a burst's edge, or an engine that does not tell the truth."""
+
 
 @dataclass(frozen=True, slots=True)
 class Load:
@@ -48,7 +51,7 @@ def forecast(
 
     Args:
         demand: The load now.
-        queue: Recent queue lengths, oldest first, this tick's last.
+        queue: Recent queue lengths, oldest first, the last complete one last.
         tokens_per_request: Generated tokens of an average request; None when no request finished yet,
             and then the queue is judged by its length alone (step 4).
         queue_tolerated: Waiting requests that the ready replicas may have.
@@ -76,8 +79,13 @@ def growth_per_second(queue: tuple[QueueSample, ...]) -> float:
 
 
 def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float) -> tuple[QueueSample, ...]:
-    """Append this tick's queue length and drop what left the growth window."""
+    """Append this tick's queue length and drop what left the growth window.
+
+    A partial sum is left out: a pod that reports again would look like growth.
+    """
     recent = tuple(sample for sample in queue if sample.at > now - GROWTH_WINDOW_SECONDS)
+    if demand.queued_requests.known < demand.ready:
+        return recent
     return (*recent, QueueSample(now, demand.queued_requests.value))
 
 
@@ -91,5 +99,5 @@ def learn_tokens_per_request(known: float | None, demand: Demand) -> float | Non
     output = demand.output_tokens_per_second
     if finished.known < demand.ready or output.known < demand.ready or finished.value <= 0 or output.value <= 0:
         return known
-    seen = output.value / finished.value
+    seen = min(output.value / finished.value, MAX_TOKENS_PER_REQUEST)
     return seen if known is None else known + 0.1 * (seen - known)

@@ -50,6 +50,7 @@ class Memory:
     """What one ModelDeployment's next decision needs of its earlier ones.
 
     Attributes:
+        uid: Object it is about; another one of the same name starts afresh.
         since: When this process first decided about it; windows fill from here.
         desired: What was last asked for; None before the first decision.
         highest: Scale-down window: past recommendations that no later one exceeds, oldest first.
@@ -64,6 +65,7 @@ class Memory:
         last_scaled_at: When the replica count was last changed.
     """
 
+    uid: str
     since: float
     desired: int | None = None
     highest: tuple[Recommendation, ...] = ()

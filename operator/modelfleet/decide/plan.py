@@ -90,7 +90,11 @@ class Scale:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """All decisions of one tick, the writes they ask for, and what to remember."""
+    """All decisions of one tick, the writes they ask for, and what to remember.
+
+    Attributes:
+        scales: In the order to write: what shrinks first, for it frees what others grow into.
+    """
 
     decisions: Mapping[Key, Decision]
     scales: tuple[Scale, ...]

@@ -21,6 +21,8 @@ from modelfleet.decide.forecast import Load
 
 QUEUE_GROWTH_FACTOR = 2
 QUEUE_GROWTH_PODS = 4
+MOST_REPLICAS = 100_000
+"""A hundred times the largest maxReplicas. Beyond it an engine's number says nothing, and no status can hold it."""
 
 
 class Measure(Enum):
@@ -95,7 +97,7 @@ def replicas(
         return wanted(current, Measure.CAPACITY_UNKNOWN)
     if current > 0 and abs(exact / current - 1.0) <= tolerance:
         return wanted(current, measure, within_tolerance=True)
-    count = ceil(exact)
+    count = ceil(min(exact, MOST_REPLICAS))
     if count < current and not demand.complete:
         return wanted(current, Measure.PARTIAL)
     if count < current and demand.queued_requests.value > queued_per_replica * demand.ready:

@@ -8,6 +8,20 @@ from modelfleet.api.meta import GROUP, VERSION
 from modelfleet.shell.process import Process
 
 
+@kopf.on.login()
+async def login(memo: Process, **_: Any) -> kopf.ConnectionInfo:
+    """Let kopf speak to the same server as the same user as everything else here."""
+    own = await memo.credentials()
+    return kopf.ConnectionInfo(
+        server=own.server,
+        token=own.token,
+        ca_path=own.ca_path,
+        certificate_path=own.certificate_path,
+        private_key_path=own.private_key_path,
+        insecure=own.insecure,
+    )
+
+
 @kopf.on.startup()
 async def configure(settings: kopf.OperatorSettings, memo: Process, **_: Any) -> None:
     """Set kopf up and start everything else."""

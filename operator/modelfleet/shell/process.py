@@ -7,7 +7,7 @@ from typing import Self
 import kopf
 import structlog
 
-from modelfleet.adapters.kubernetes import Json, Kubernetes, KubernetesError, NotFound, resource_path
+from modelfleet.adapters.kubernetes import Credentials, Json, Kubernetes, KubernetesError, NotFound, resource_path
 from modelfleet.adapters.prometheus import Prometheus
 from modelfleet.adapters.reflector import Reflector
 from modelfleet.adapters.scrape import Scraper
@@ -59,6 +59,10 @@ class Process:
                 said = trouble
             await asyncio.sleep(PREFLIGHT_SECONDS[min(attempt, len(PREFLIGHT_SECONDS) - 1)])
             attempt += 1
+
+    async def credentials(self) -> Credentials:
+        """Return the credentials of the API server, as of now."""
+        return await self._client().credentials()
 
     async def start(self) -> None:
         """Start the watches and the claim to leadership."""
