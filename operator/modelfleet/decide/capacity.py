@@ -2,8 +2,8 @@
 
 What a replica sustains is measured while it is saturated (every ready pod has a request waiting):
 then its throughput is its capacity and the requests it runs are the room it has, whatever the model,
-the GPU and the mix of requests. The room shows in one sample; throughput only once saturation has
-lasted as long as the window over which it is taken. Until then the runtime's prior stands in.
+the GPU and the mix of requests. The room shows once saturation is no accident of one sample; throughput
+only once it has lasted as long as the window over which it is taken. Until then the runtime's prior stands in.
 """
 
 from dataclasses import dataclass, replace
@@ -16,6 +16,9 @@ from modelfleet.decide.snapshot import Pod
 
 TARGET_UTILIZATION = 0.8
 """Share of the sustained throughput to plan for; above it queues form at any burst (M/M/c, c small)."""
+MIN_SATURATED_SECONDS = 3.0
+"""Engines show an arrival as waiting until their next step: one such sample is no full batch, and a room of
+two learned from it would call for ten replicas where one serves twenty."""
 MIN_MEASURED_SECONDS = 3.0
 """Throughput measured for less than this is a burst's edge."""
 SETTLED_SECONDS = 10.0
@@ -27,7 +30,7 @@ START_PRIOR_SECONDS = 120.0
 MIN_START_SECONDS = 1.0
 """The API server's times are whole seconds: a pod that is created and ready in the same one took some part of it."""
 START_SAMPLES = 20
-"""Starts remembered; P90 of 20 is the second longest."""
+"""Starts remembered; P90 of 20 is the third longest."""
 
 
 class CapacitySource(StrEnum):
@@ -100,6 +103,8 @@ def measure(
     if not (demand.complete and settled and saturated(pods)):
         return replace(measured, saturated_since=None)
     since = now if measured.saturated_since is None else measured.saturated_since
+    if now - since < MIN_SATURATED_SECONDS:
+        return replace(measured, saturated_since=since)
     seen = replace(
         measured,
         saturated_since=since,
