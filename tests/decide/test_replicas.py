@@ -1,0 +1,171 @@
+"""Step 4: how many replicas the load calls for."""
+
+from dataclasses import dataclass
+
+import pytest
+
+from modelfleet.decide.capacity import Capacity
+from modelfleet.decide.demand import Demand
+from modelfleet.decide.forecast import Load
+from modelfleet.decide.replicas import MOST_REPLICAS, Measure, replicas
+from tests.builders import carries, load_of
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """A load, the replicas asked for, and what it calls for."""
+
+    demand: Demand
+    current: int
+    want: int
+    measure: Measure
+    capacity: Capacity = carries(100)
+    backlog: float = 0.0
+    within_tolerance: bool = False
+
+
+CASES = {
+    # --- by tokens
+    "250 tokens/s at 100 each need three": Case(
+        demand=load_of(tokens=250, running=9), current=1, want=3, measure=Measure.TOKENS
+    ),
+    "exactly three need three": Case(demand=load_of(tokens=300, running=9), current=1, want=3, measure=Measure.TOKENS),
+    "one token more needs four": Case(demand=load_of(tokens=301, running=9), current=1, want=4, measure=Measure.TOKENS),
+    "backlog counts like load": Case(
+        demand=load_of(tokens=100, running=9), backlog=150, current=1, want=3, measure=Measure.TOKENS
+    ),
+    "less load, fewer replicas": Case(
+        demand=load_of(ready=5, tokens=150, running=9), current=5, want=2, measure=Measure.TOKENS
+    ),
+    "an idle deployment wants none": Case(demand=load_of(ready=3), current=3, want=0, measure=Measure.TOKENS),
+    # --- by running requests
+    "full batches call for more before a queue forms": Case(
+        demand=load_of(ready=2, tokens=150, running=96),
+        current=2,
+        capacity=carries(100, running=32),
+        want=3,
+        measure=Measure.RUNNING,
+    ),
+    "running requests are a measure where tokens are none": Case(
+        demand=load_of(ready=4, tokens=150, running=30),
+        current=4,
+        capacity=carries(None, running=32),
+        want=1,
+        measure=Measure.RUNNING,
+    ),
+    # --- by queue
+    "17 waiting at 8 tolerated need three, and two would never drain": Case(
+        demand=load_of(ready=1, queue=17, running=9), current=1, want=3, measure=Measure.QUEUE
+    ),
+    "the queue asks for four more than serve, at most": Case(
+        demand=load_of(ready=1, queue=4000, running=9), current=1, want=5, measure=Measure.QUEUE
+    ),
+    "or for twice what serves": Case(
+        demand=load_of(ready=10, queue=4000, running=9), current=10, want=20, measure=Measure.QUEUE
+    ),
+    "replicas that start do not raise what the queue may ask": Case(
+        demand=load_of(ready=1, queue=4000, running=9), current=5, want=5, measure=Measure.QUEUE, within_tolerance=True
+    ),
+    # --- tolerance
+    "8 % more changes nothing": Case(
+        demand=load_of(ready=10, tokens=1080, running=9),
+        current=10,
+        want=10,
+        measure=Measure.TOKENS,
+        within_tolerance=True,
+    ),
+    "12 % more does": Case(
+        demand=load_of(ready=10, tokens=1120, running=9), current=10, want=12, measure=Measure.TOKENS
+    ),
+    "10 % less changes nothing": Case(
+        demand=load_of(ready=10, tokens=900, running=9),
+        current=10,
+        want=10,
+        measure=Measure.TOKENS,
+        within_tolerance=True,
+    ),
+    "15 % less does": Case(demand=load_of(ready=10, tokens=850, running=9), current=10, want=9, measure=Measure.TOKENS),
+    "from zero there is no tolerance": Case(
+        demand=load_of(tokens=5, running=1), current=0, want=1, measure=Measure.TOKENS
+    ),
+    # --- what is not known takes nothing away
+    "partial signals add": Case(
+        demand=load_of(ready=3, known=2, tokens=800, running=9), current=3, want=8, measure=Measure.TOKENS
+    ),
+    "partial signals never remove": Case(
+        demand=load_of(ready=5, known=4, tokens=150, running=9), current=5, want=5, measure=Measure.PARTIAL
+    ),
+    "partial signals that show nothing at all never remove": Case(
+        demand=load_of(ready=5, known=4), current=5, want=5, measure=Measure.PARTIAL
+    ),
+    "a queue longer than tolerated holds a shrink": Case(
+        demand=load_of(ready=3, queue=25, tokens=150, running=9), current=5, want=5, measure=Measure.QUEUE_HOLDS
+    ),
+    "a queue as long as tolerated does not": Case(
+        demand=load_of(ready=3, queue=24, tokens=150, running=9), current=5, want=3, measure=Measure.QUEUE
+    ),
+    "capacity unknown and busy: hold": Case(
+        demand=load_of(ready=3, tokens=9000, running=9),
+        current=3,
+        capacity=carries(None),
+        want=3,
+        measure=Measure.CAPACITY_UNKNOWN,
+    ),
+    "capacity unknown and one request runs: hold": Case(
+        demand=load_of(ready=3, running=1), current=3, capacity=carries(None), want=3, measure=Measure.CAPACITY_UNKNOWN
+    ),
+    "capacity unknown and a queue: the queue says that help is late": Case(
+        demand=load_of(ready=1, queue=17, running=9),
+        current=1,
+        capacity=carries(None),
+        want=3,
+        measure=Measure.QUEUE,
+    ),
+    "capacity unknown and idle: none are needed": Case(
+        demand=load_of(ready=3), current=3, capacity=carries(None), want=0, measure=Measure.TOKENS
+    ),
+    "capacity unknown and partly silent: that is not idle": Case(
+        demand=load_of(ready=3, known=2), current=3, capacity=carries(None), want=3, measure=Measure.CAPACITY_UNKNOWN
+    ),
+    # --- nonsense stays a number
+    "an engine that counts 10^15 requests": Case(
+        demand=load_of(tokens=1e15, running=1e15),
+        current=1,
+        capacity=carries(1e-9, running=1.0),
+        want=MOST_REPLICAS,
+        measure=Measure.TOKENS,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_wanted(name: str) -> None:
+    """The largest measure decides; what is unknown never takes a replica away."""
+    case = CASES[name]
+    wanted = replicas(
+        case.demand,
+        Load(case.demand.output_tokens_per_second.value, 0.0, case.backlog),
+        case.capacity,
+        current=case.current,
+        queued_per_replica=8,
+        tolerance=0.1,
+    )
+    expected = (case.want, case.measure, case.within_tolerance)
+    actual = (wanted.replicas, wanted.measure, wanted.within_tolerance)
+
+    assert expected == actual
+
+
+def test_the_facts_are_kept() -> None:
+    """What an explanation prints is what the count was computed from."""
+    wanted = replicas(
+        load_of(ready=2, queue=12, running=40, tokens=150),
+        Load(150.0, 30.0, 20.0),
+        carries(100, running=32),
+        current=2,
+        queued_per_replica=8,
+        tolerance=0.1,
+    )
+    actual = (wanted.by_tokens, wanted.by_running, wanted.by_queue)
+
+    assert (2.0, 1.25, 1.5) == actual
