@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 LOCKS  := requirements-dev.lock requirements-model.lock
 
-.PHONY: help install crds verify lint test bench demo sandbox sandbox-down lock clean
+.PHONY: help install fetch crds verify lint test bench demo sandbox sandbox-down lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -32,8 +32,23 @@ lint: $(STAMP) ## ruff, mypy strict, layers
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 
-test: $(STAMP) ## All tests, in parallel
+fetch: $(STAMP) ## Download or build the control plane's programs
+	@$(PY) -m sandbox fetch >/dev/null
+
+test: fetch ## All tests, in parallel
 	$(PY) -m pytest -n auto --dist loadgroup
+
+bench: fetch ## Figures against peers, one JSON object a line
+	@$(PY) -m bench
+
+demo: fetch ## The main job on a sandbox cluster; TRACE=file replays a trace
+	@$(PY) -m sandbox.demo
+
+sandbox: fetch ## Leave a cluster with Modelfleet running, print its export KUBECONFIG line
+	@$(PY) -m sandbox up --modelfleet
+
+sandbox-down: $(STAMP) ## End that cluster
+	@$(PY) -m sandbox down
 
 lock: $(STAMP) ## Resolve the locks anew (hash-pinned, no registry addresses)
 	$(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock

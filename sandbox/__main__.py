@@ -7,6 +7,7 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from sandbox import fleet
 from sandbox.binaries import TOOLS, BinariesError, ensure
 from sandbox.cluster import DEFAULT_ROOT, AlreadyRunning, Sandbox, SandboxError, running
 from sandbox.nodes import NodePlan
@@ -28,6 +29,7 @@ def up(
     h100: Annotated[int, typer.Option(min=0, help="Nodes with 8 H100 GPUs.")] = NodePlan.h100,
     a100: Annotated[int, typer.Option(min=0, help="Nodes with 4 A100 GPUs.")] = NodePlan.a100,
     prometheus: Annotated[bool, typer.Option("--prometheus", help="Run Prometheus too.")] = False,
+    modelfleet: Annotated[bool, typer.Option("--modelfleet", help="Install and run Modelfleet in it.")] = False,
 ) -> None:
     """Start a cluster that runs until `down`, and print the line that makes kubectl use it."""
     try:
@@ -39,6 +41,9 @@ def up(
             detach=True,
             report=_report,
         )
+        if modelfleet:
+            _report("installing CRDs, RBAC and presets; starting the operator and the engines")
+            fleet.detach(sandbox)
         if sandbox.prometheus_url:
             _report(f"Prometheus: {sandbox.prometheus_url}")
     except AlreadyRunning:
@@ -56,7 +61,11 @@ def down(name: Name = "default") -> None:
     if not directory.exists():
         _report(f"sandbox {name} is not up")
         return
+    served_by = directory / fleet.PID_FILE
+    process_id = int(served_by.read_text()) if served_by.exists() else 0
     Sandbox.remove(directory)
+    if process_id:
+        fleet.await_end(process_id)
     _report(f"sandbox {name} is gone")
 
 

@@ -365,6 +365,11 @@ def _end_supervisor(directory: Path) -> None:
             time.sleep(POLL_SECONDS)
 
 
+def is_running(directory: Path) -> bool:
+    """Return whether a sandbox runs in the directory."""
+    return _is_locked(directory / supervisor.LOCK)
+
+
 def _is_locked(path: Path) -> bool:
     try:
         with path.open() as lock:
