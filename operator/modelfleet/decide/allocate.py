@@ -49,7 +49,8 @@ def allocate(asks: Iterable[Ask], nodes: Mapping[str, tuple[Node, ...]]) -> dict
     by_class: dict[str, list[Ask]] = {}
     for ask in asks:
         granted[ask.key] = min(ask.assured, ask.asked)
-        if ask.asked > ask.held:
+        # Not `asked > held`: in a roll-out more replicas hold GPUs than are asked for, and growth needs one more.
+        if ask.asked > granted[ask.key] or granted[ask.key] > ask.held:
             by_class.setdefault(ask.accelerator, []).append(ask)
     for accelerator, class_asks in by_class.items():
         _grant(class_asks, _Free(nodes.get(accelerator, ())), granted)
