@@ -177,19 +177,23 @@ UNDAMPED = behavior(up=("10000 Pods / 1 s",), down=("10000 Pods / 1 s",), down_w
 # --- deployments --------------------------------------------------------------------------------
 
 
+LLAMA = ModelDeploymentSpec(
+    model=ServedModel(name="meta-llama/Llama-3.1-8B-Instruct"),
+    runtime="vllm",
+    accelerator="h100",
+    scaling=Scaling(max_replicas=8, targets=Targets(queued_requests=8, output_tokens_per_second=100)),
+)
+ONE = Child(uid="child", replicas=1)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DeploymentBuilder:
     """One ModelDeployment: 1 to 8 replicas of one GPU, 8 waiting requests and 100 tokens/s each."""
 
     name: str = "llama"
     namespace: str = "team-a"
-    spec: ModelDeploymentSpec = ModelDeploymentSpec(
-        model=ServedModel(name="meta-llama/Llama-3.1-8B-Instruct"),
-        runtime="vllm",
-        accelerator="h100",
-        scaling=Scaling(max_replicas=8, targets=Targets(queued_requests=8, output_tokens_per_second=100)),
-    )
-    child: Child | None = Child(uid="child", replicas=1)
+    spec: ModelDeploymentSpec = LLAMA
+    child: Child | None = ONE
     made: tuple[PodBuilder, ...] = ()
     rest: Mapping[str, Any] = field(default_factory=dict)
 

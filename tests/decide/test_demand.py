@@ -121,7 +121,7 @@ def test_oldest_sample_dates_the_sum() -> None:
     assert isinstance(seen, Demand)
     actual = seen.queued_requests.sampled_at
 
-    assert NOW - 4 == actual
+    assert actual == NOW - 4
 
 
 SATURATED = {

@@ -83,7 +83,7 @@ def test_queue_memory_keeps_the_growth_window() -> None:
         queue = remember_queue(queue, load_of(queue=second), now=NOW + second)
     actual = [sample.queued_requests for sample in queue]
 
-    assert [20, 21, 22, 23, 24, 25, 26, 27, 28, 29] == actual
+    assert actual == [20, 21, 22, 23, 24, 25, 26, 27, 28, 29]
 
 
 def test_a_pod_that_reports_again_is_no_growth() -> None:

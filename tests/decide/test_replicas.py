@@ -10,6 +10,8 @@ from modelfleet.decide.forecast import Load
 from modelfleet.decide.replicas import MOST_REPLICAS, Measure, replicas
 from tests.builders import carries, load_of
 
+A_HUNDRED = carries(100)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Case:
@@ -19,7 +21,7 @@ class Case:
     current: int
     want: int
     measure: Measure
-    capacity: Capacity = carries(100)
+    capacity: Capacity = A_HUNDRED
     backlog: float = 0.0
     within_tolerance: bool = False
 
@@ -168,4 +170,4 @@ def test_the_facts_are_kept() -> None:
     )
     actual = (wanted.by_tokens, wanted.by_running, wanted.by_queue)
 
-    assert (2.0, 1.25, 1.5) == actual
+    assert actual == (2.0, 1.25, 1.5)
