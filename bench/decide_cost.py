@@ -1,0 +1,121 @@
+"""What a decision costs, without a cluster: `decide` over a fleet, and `allocate` over many asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from time import perf_counter
+
+from bench.figures import Against, Figure, percentile
+from modelfleet.api.meta import Key
+from modelfleet.api.modeldeployment import ModelDeploymentSpec, Scaling, ServedModel
+from modelfleet.decide.allocate import Ask, allocate
+from modelfleet.decide.cycle import decide
+from modelfleet.decide.history import Memory
+from modelfleet.decide.snapshot import Child, Missing, Node, Observed, Pod, PodSignals, Signal, Snapshot
+
+DEPLOYMENTS = 1_000
+PODS_EACH = 4
+ASKS = 10_000
+GPUS_A_NODE = 8
+WARM_TICKS, TIMED_TICKS = 40, 40
+TARGET_MICROSECONDS = 50.0
+TARGET_ALLOCATE_MILLISECONDS = 50.0
+START = 1_000_000.0
+
+
+def measure() -> Iterator[Figure]:
+    """Yield the cost of one decision in a fleet of 1,000, and of one allocation of 10,000 asks."""
+    history: dict[Key, Memory] = {}
+    seconds = []
+    for tick in range(WARM_TICKS + TIMED_TICKS):
+        snapshot = fleet(START + tick, tick)
+        began = perf_counter()
+        plan = decide(snapshot, history)
+        seconds.append(perf_counter() - began)
+        history = dict(plan.history)
+    cost = percentile(seconds[WARM_TICKS:], 50) / DEPLOYMENTS * 1e6
+    yield Figure(
+        f"decide: one decision of {DEPLOYMENTS:,}, {PODS_EACH} pods each",
+        cost,
+        "us",
+        Against("target", TARGET_MICROSECONDS),
+    )
+    asks, nodes = crowd()
+    rounds = []
+    for _ in range(9):
+        began = perf_counter()
+        allocate(asks, nodes)
+        rounds.append(perf_counter() - began)
+    yield Figure(
+        f"allocate: {ASKS:,} asks, GPUs for half of the growth",
+        percentile(rounds, 50) * 1e3,
+        "ms",
+        Against("target", TARGET_ALLOCATE_MILLISECONDS),
+    )
+
+
+def fleet(at: float, tick: int) -> Snapshot:
+    """Return a fleet whose loads differ and move, so that every step of the decision has work."""
+    spec = ModelDeploymentSpec(
+        model=ServedModel(name="bench/model"),
+        runtime="vllm",
+        accelerator="h100",
+        scaling=Scaling(min_replicas=1, max_replicas=16),
+    )
+    deployments = []
+    for number in range(DEPLOYMENTS):
+        key = Key("bench", f"model-{number:04}")
+        # A load that wanders over a minute: some deployments want more, some less, most nothing.
+        wave = (number * 7 + tick) % 60
+        pods = tuple(_pod(key, index, at, queued=float(max(0, wave - 50)), tokens=10.0 * wave) for index in range(4))
+        deployments.append(
+            Observed(
+                key=key,
+                uid=key.name,
+                generation=1,
+                spec=spec,
+                child=Child(uid=key.name, replicas=PODS_EACH),
+                pods=pods,
+                recorded_desired=PODS_EACH,
+                prior_output_tokens_per_second=1200.0,
+            )
+        )
+    nodes = tuple(Node(f"node-{index}", index % 3, GPUS_A_NODE) for index in range(DEPLOYMENTS * PODS_EACH // 8))
+    return Snapshot(taken_at=at, metrics_max_age_seconds=5.0, deployments=tuple(deployments), nodes={"h100": nodes})
+
+
+def crowd() -> tuple[list[Ask], dict[str, tuple[Node, ...]]]:
+    """Return asks of three priorities and sizes, and free GPUs for about half of the growth they ask for."""
+    asks = [
+        Ask(
+            key=Key("bench", f"model-{number:05}"),
+            accelerator="h100",
+            gpus=(1, 2, 4)[number % 3],
+            priority=number % 5 % 3,
+            held=2,
+            assured=2,
+            asked=2 + number % 4,
+        )
+        for number in range(ASKS)
+    ]
+    wanted = sum((ask.asked - ask.held) * ask.gpus for ask in asks)
+    nodes = tuple(Node(f"node-{index}", GPUS_A_NODE, GPUS_A_NODE) for index in range(wanted // 2 // GPUS_A_NODE))
+    return asks, {"h100": nodes}
+
+
+def _pod(key: Key, index: int, at: float, *, queued: float, tokens: float) -> Pod:
+    name = f"{key.name}-{index}"
+    return Pod(
+        name=name,
+        uid=name,
+        created_at=START - 3_000,
+        ready_at=START - 2_900,
+        node=f"node-{index}",
+        signals=PodSignals(
+            queued_requests=Signal(queued, at),
+            running_requests=Signal(4.0, at),
+            output_tokens_per_second=Signal(tokens, at),
+            finished_requests_per_second=Signal(tokens / 100, at),
+            kv_cache_utilization=Missing("not needed"),
+        ),
+    )

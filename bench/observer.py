@@ -1,0 +1,106 @@
+"""An independent watch: when each replica count was written, and when each Pod object appeared."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from time import monotonic
+from typing import Any
+
+from modelfleet.api.meta import DEPLOYMENT_LABEL, Key
+from sandbox.engine.reflect import Change, KubeApi, follow
+
+DEPLOYMENTS_PATH, PODS_PATH = "/apis/apps/v1/deployments", "/api/v1/pods"
+
+
+@dataclass(frozen=True, slots=True)
+class ScaleSeen:
+    """A write of spec.replicas, at the monotonic moment its watch event arrived."""
+
+    at: float
+    key: Key
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class PodSeen:
+    """A Pod object: when its first event arrived, and whether it has become ready."""
+
+    first_seen_at: float
+    ready: bool
+
+
+class Observer:
+    """Watches Deployments and Pods with a connection of its own; knows nothing of the operator."""
+
+    def __init__(self, api: KubeApi) -> None:
+        """Speak to one cluster; nothing is seen before `run`."""
+        self._api = api
+        self.replicas: dict[Key, int] = {}
+        self.scales: list[ScaleSeen] = []
+        self.pods: dict[Key, dict[str, PodSeen]] = {}
+        self._changed = asyncio.Event()
+
+    async def run(self) -> None:
+        """Watch until cancelled."""
+        async with asyncio.TaskGroup() as group:
+            for path, take in ((DEPLOYMENTS_PATH, self._deployment), (PODS_PATH, self._pod)):
+                group.create_task(follow(self._api, path, on_change=take, on_synced=self._tell))
+
+    async def until(self, condition: Callable[[], bool], *, seconds: float) -> bool:
+        """Wait until the condition holds; return whether it did in time."""
+        give_up = monotonic() + seconds
+        while not condition():
+            self._changed.clear()
+            try:
+                await asyncio.wait_for(self._changed.wait(), max(0.0, give_up - monotonic()))
+            except TimeoutError:
+                return condition()
+        return True
+
+    def first_scale(self, key: Key, *, after: float, replicas: int) -> float | None:
+        """Return when a Deployment was first asked for this many replicas after a moment."""
+        return next(
+            (seen.at for seen in self.scales if seen.key == key and seen.at > after and seen.replicas == replicas),
+            None,
+        )
+
+    def first_pod(self, key: Key, *, after: float) -> float | None:
+        """Return when the first Pod of a Deployment appeared after a moment."""
+        moments = [pod.first_seen_at for pod in self.pods.get(key, {}).values() if pod.first_seen_at > after]
+        return min(moments, default=None)
+
+    def settled(self, key: Key, count: int) -> bool:
+        """Return whether a Deployment asks for this many replicas, and as many pods exist and are ready."""
+        pods = self.pods.get(key, {}).values()
+        return self.replicas.get(key) == count and len(pods) == count and all(pod.ready for pod in pods)
+
+    def _tell(self) -> None:
+        self._changed.set()
+
+    def _deployment(self, change: Change, item: Mapping[str, Any]) -> None:
+        key = Key(item["metadata"]["namespace"], item["metadata"]["name"])
+        if change is Change.DELETED:
+            self.replicas.pop(key, None)
+        else:
+            count = item["spec"]["replicas"]
+            before = self.replicas.get(key)
+            self.replicas[key] = count
+            if before is not None and before != count:
+                self.scales.append(ScaleSeen(monotonic(), key, count))
+        self._tell()
+
+    def _pod(self, change: Change, item: Mapping[str, Any]) -> None:
+        metadata = item["metadata"]
+        labels = metadata.get("labels") or {}
+        key = Key(metadata["namespace"], labels.get(DEPLOYMENT_LABEL) or labels.get("app") or "")
+        pods = self.pods.setdefault(key, {})
+        if change is Change.DELETED:
+            pods.pop(metadata["uid"], None)
+        else:
+            known = pods.get(metadata["uid"])
+            conditions = item.get("status", {}).get("conditions") or []
+            ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
+            pods[metadata["uid"]] = PodSeen(known.first_seen_at if known else monotonic(), ready)
+        self._tell()
