@@ -346,6 +346,21 @@ def _sglang(engine: Engine) -> str:
             for rank in engine.ranks
         ],
     )
+    page.counter(
+        "sglang:realtime_tokens_total",
+        "Total number of tokens processed in each mode. This metric is updated on each log interval.",
+        [
+            ((*scheduler(rank), ("mode", mode)), count)
+            for rank in engine.ranks
+            for mode, count in (
+                ("prefill_compute", rank.meters.prompt_tokens - rank.meters.cached_prompt_tokens),
+                ("prefill_cache", rank.meters.cached_prompt_tokens),
+                ("decode", rank.meters.logged_generation_tokens),
+            )
+            if count
+        ],
+        created_at_unix=created,
+    )
     counters: tuple[tuple[str, str, Callable[[Meters], float]], ...] = (
         ("sglang:prompt_tokens_total", "Number of prefill tokens processed.", lambda m: m.finished_prompt_tokens),
         (

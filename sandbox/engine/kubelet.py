@@ -107,10 +107,13 @@ class SimulatedPod:
 class RealPod(RealEngine):
     """A llama.cpp process. It has no faults to turn on."""
 
+    _ignored: Fault | None = None
+
     def set_fault(self, fault: Fault | None) -> None:
-        """Say that a fault has no effect here."""
-        if fault is not None:
+        """Say once that a fault has no effect here."""
+        if fault != self._ignored and fault is not None:
             log.warning("a real engine cannot play the fault %s", fault.kind)
+        self._ignored = fault
 
 
 class Kubelet:

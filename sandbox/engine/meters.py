@@ -68,7 +68,8 @@ class Meters:
 
     Tokens are counted twice: `prompt_tokens` and `generation_tokens` as they happen (vLLM), and the
     `finished_*` ones when a request ends well (SGLang, TGI, TensorRT-LLM). Which one an engine shows is its
-    dialect's business.
+    dialect's business. `released_*` counts those cut off as well (llama.cpp), `logged_*` is what SGLang's
+    scheduler last wrote down.
     """
 
     buckets: Buckets
@@ -77,6 +78,7 @@ class Meters:
     prompt_tokens: int = 0
     cached_prompt_tokens: int = 0
     generation_tokens: int = 0
+    logged_generation_tokens: int = 0
     released_generation_tokens: int = 0
     finished: int = 0
     finished_prompt_tokens: int = 0
@@ -185,5 +187,6 @@ class Meters:
         self._window_steps += 1
         self._last_step_at = at_seconds
         if self._window_steps >= THROUGHPUT_STEPS:
+            self.logged_generation_tokens = self.generation_tokens
             self._throughput = self._window_tokens / (at_seconds - self._window_started_at)
             self._window_steps = 0

@@ -1,10 +1,9 @@
 """`python -m sandbox.load`: an open-loop load on one ModelDeployment."""
 
-import itertools
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Final
 
 import typer
 import uvloop
@@ -21,6 +20,7 @@ from sandbox.load.traces import UnknownFormat, read_trace
 
 # Locals would show the cluster's token in a traceback.
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
+MAX_PODS_LISTED: Final = 16
 console = Console(stderr=True, soft_wrap=True)
 
 
@@ -106,7 +106,12 @@ def _print_report(report: Report) -> None:
         ("request p50 p95 p99", _line(report.request_latency_seconds)),
         ("generator's own lag", _milliseconds(report.largest_send_lag_seconds)),
     ]
-    for label, value in itertools.chain(rows, ((f"sent to {pod}", str(n)) for pod, n in report.by_pod.items())):
+    if 0 < len(report.by_pod) <= MAX_PODS_LISTED:
+        rows += [(f"sent to {pod}", str(count)) for pod, count in report.by_pod.items()]
+    elif report.by_pod:
+        counts = report.by_pod.values()
+        rows.append((f"sent to {len(counts)} pods", f"{min(counts)} to {max(counts)} each"))
+    for label, value in rows:
         table.add_row(label, value)
     Console().print(table)
 

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 
 from sandbox.load.arrivals import MAX_TOKENS, Arrival, Lengths, scaled
@@ -170,8 +171,8 @@ def _servegen_client(row: Row) -> RateWindow:
     if distribution not in ("gamma", "weibull"):
         raise ValueError(f"distribution {row['dist']!r}")
     shape = float(row["p1"])
-    # Below 0.05 the Weibull mean needs gamma functions beyond what a float holds; no window of the set is near.
-    if not 0.05 <= shape <= 1e6:
+    # Below 0.006 a Weibull draw can exceed what a float holds.
+    if not 0.006 <= shape <= 1e6:
         raise ValueError(f"shape {shape}")
     return RateWindow(_seconds(row["t_s"]), _rate(row["rate_rps"]), distribution, shape)
 
@@ -305,26 +306,34 @@ def _window_arrivals(
     windows: Sequence[RateWindow], lengths: Lengths, rate_scale: float, dice: random.Random
 ) -> Iterator[Arrival]:
     for window in windows:
-        if window.requests_per_second <= 0.0:
-            continue
-        gap = _gaps(window, rate_scale, dice)
         of_window = lengths
         if window.lengths is not None:
             of_window = Lengths(*window.lengths, variation=lengths.variation)
-        at_seconds = window.begins_seconds
-        for _ in itertools.count():
-            at_seconds += gap()
-            if at_seconds >= window.begins_seconds + SERVEGEN_WINDOW_SECONDS:
-                break
-            yield Arrival(at_seconds, *of_window.draw(dice))
+        expected = window.requests_per_second * rate_scale * SERVEGEN_WINDOW_SECONDS
+        count = int(expected) + (dice.random() < expected - int(expected))
+        for at_seconds in _times(window, count, dice):
+            yield Arrival(window.begins_seconds + at_seconds, *of_window.draw(dice))
 
 
-def _gaps(window: RateWindow, rate_scale: float, dice: random.Random) -> Callable[[], float]:
-    """Inter-arrival times of a window, their mean one over its scaled rate."""
-    mean = 1.0 / (window.requests_per_second * rate_scale)
-    if window.distribution == "gamma":
-        return lambda: dice.gammavariate(window.shape, mean / window.shape)
-    if window.distribution == "weibull":
-        scale = mean / math.gamma(1.0 + 1.0 / window.shape)
-        return lambda: dice.weibullvariate(scale, window.shape)
-    return lambda: dice.expovariate(1.0 / mean)
+def _times(window: RateWindow, count: int, dice: random.Random) -> Iterator[float]:
+    """Yield when, after the window's begin, its requests come.
+
+    The gaps are drawn and then stretched to fill the window, so that its rate is exact. Drawing until the window
+    is full would never end: a Weibull of shape 0.01, which the set has, reaches its mean only after e^100 draws.
+    """
+    draw = _GAPS[window.distribution]
+    gaps = [draw(dice, window.shape) for _ in range(count + 1)]
+    whole = sum(gaps)
+    if not 0.0 < whole < math.inf:
+        gaps, whole = [1.0] * (count + 1), count + 1.0
+    for passed in itertools.islice(itertools.accumulate(gaps), count):
+        yield passed / whole * SERVEGEN_WINDOW_SECONDS
+
+
+_GAPS: Final[Mapping[str, Callable[[random.Random, float], float]]] = MappingProxyType(
+    {
+        "gamma": lambda dice, shape: dice.gammavariate(shape, 1.0),
+        "weibull": lambda dice, shape: dice.weibullvariate(1.0, shape),
+        "exponential": lambda dice, shape: dice.expovariate(1.0),
+    }
+)
