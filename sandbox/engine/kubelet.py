@@ -130,12 +130,6 @@ class Kubelet:
         self._patches = asyncio.Semaphore(MAX_CONCURRENT_PATCHES)
         self._complained: set[str] = set()
 
-    @property
-    def engines(self) -> Mapping[Key, PodEngine]:
-        """The simulated engines that listen now, by pod."""
-        served = {life.view.key: life.served for life in self._lives.values()}
-        return {key: pod.engine for key, pod in served.items() if isinstance(pod, SimulatedPod)}
-
     async def run(self) -> None:
         """Follow the cluster until cancelled; then close every listener."""
         # No proxy from the environment: pods are on loopback.

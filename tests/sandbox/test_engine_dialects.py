@@ -72,6 +72,7 @@ LIVE = {
         "sglang:num_running_reqs": 4,
         "sglang:num_queue_reqs": 2,
         "sglang:max_total_num_tokens": 3200,
+        "sglang:realtime_tokens_total": 400,  # prompts computed and cached; decode comes with the 40th step
         "sglang:time_to_first_token_seconds_count": 4,
         "sglang:inter_token_latency_seconds_count": 8,
     },
