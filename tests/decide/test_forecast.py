@@ -51,11 +51,25 @@ LOADS: dict[str, tuple[Demand, tuple[QueueSample, ...], float | None, Load]] = {
         200,
         Load(900, 600, 0),
     ),
-    "a queue that shrinks takes nothing from what is served": (
+    # 900 served, of which 3 × 200 come out of the queue
+    "a queue that is worked off is served, but does not arrive": (
         load_of(tokens=900, queue=0),
         _samples((-10, 30), (0, 0)),
         200,
-        Load(900, 0, 0),
+        Load(900, -600, 0),
+    ),
+    "clients that give up are no negative load": (
+        load_of(tokens=900, queue=0),
+        _samples((-10, 300), (0, 0)),
+        200,
+        Load(900, -900, 0),
+    ),
+    # (10,008 - 8) × 200 / 120 would be 16,667: eighteen times what arrives
+    "a backlog asks for no more than the load again": (
+        load_of(tokens=900, queue=10_008),
+        (),
+        200,
+        Load(900, 0, 900),
     ),
     "no request finished yet: a queue has no length in tokens": (
         load_of(tokens=900, queue=500),

@@ -23,6 +23,7 @@ class Case:
     measure: Measure
     capacity: Capacity = A_HUNDRED
     backlog: float = 0.0
+    queue_falls: bool = False
     within_tolerance: bool = False
 
 
@@ -67,6 +68,30 @@ CASES = {
     ),
     "replicas that start do not raise what the queue may ask": Case(
         demand=load_of(ready=1, queue=4000, running=9), current=5, want=5, measure=Measure.QUEUE, within_tolerance=True
+    ),
+    "a queue that falls says that help has come": Case(
+        demand=load_of(ready=10, queue=4000, running=9),
+        current=12,
+        queue_falls=True,
+        want=12,
+        measure=Measure.QUEUE,
+        within_tolerance=True,
+    ),
+    "so do the full batches that work it off": Case(
+        demand=load_of(ready=10, queue=4000, running=320),
+        current=12,
+        capacity=carries(100, running=16),
+        queue_falls=True,
+        want=12,
+        measure=Measure.RUNNING,
+        within_tolerance=True,
+    ),
+    "tokens may still ask while the queue falls": Case(
+        demand=load_of(ready=10, queue=4000, running=9, tokens=2000),
+        current=12,
+        queue_falls=True,
+        want=20,
+        measure=Measure.TOKENS,
     ),
     # --- tolerance
     "8 % more changes nothing": Case(
@@ -150,6 +175,7 @@ def test_wanted(name: str) -> None:
         case.capacity,
         current=case.current,
         queued_per_replica=8,
+        queue_falls=case.queue_falls,
         tolerance=0.1,
     )
     expected = (case.want, case.measure, case.within_tolerance)
@@ -166,6 +192,7 @@ def test_the_facts_are_kept() -> None:
         carries(100, running=32),
         current=2,
         queued_per_replica=8,
+        queue_falls=False,
         tolerance=0.1,
     )
     actual = (wanted.by_tokens, wanted.by_running, wanted.by_queue)

@@ -17,7 +17,7 @@ from modelfleet.decide.allocate import Ask, allocate
 from modelfleet.decide.bounds import bounds
 from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
 from modelfleet.decide.demand import Demand, demand
-from modelfleet.decide.forecast import forecast, learn_tokens_per_request, remember_queue
+from modelfleet.decide.forecast import forecast, growth_per_second, learn_tokens_per_request, remember_queue
 from modelfleet.decide.history import Measured, Memory
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
 from modelfleet.decide.replicas import replicas
@@ -156,6 +156,7 @@ def _recommend(
         supply,
         current=current,
         queued_per_replica=scaling.targets.queued_requests,
+        queue_falls=growth_per_second(queue) < 0,
         tolerance=behavior.tolerance_percent / 100,
     )
     highest = damping.remember(

@@ -408,7 +408,7 @@ def unblock_mode(limit: Limit, observed: Observed) -> str:
 def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:
     load, wanted, capacity = facts.load, facts.wanted, facts.capacity
     tokens = (
-        f"tokens ({load.served:.0f} served + {load.growth:.0f} queue growth + {load.backlog:.0f} backlog)"
+        f"tokens ({load.served:.0f} served {load.growth:+.0f} queue growth + {load.backlog:.0f} backlog)"
         f" / {capacity.target_tokens_per_second:.0f} = {wanted.by_tokens:.2f}"
         if capacity.target_tokens_per_second and wanted.by_tokens is not None
         else "tokens: capacity unknown"
@@ -416,11 +416,18 @@ def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:
     parts = [tokens]
     if capacity.target_running_requests is not None and wanted.by_running is not None:
         running = facts.demand.running_requests.value
-        parts.append(f"running {running:.0f} / {capacity.target_running_requests:.1f} = {wanted.by_running:.2f}")
+        parts.append(_share("running", running, capacity.target_running_requests, wanted.by_running))
     queued = facts.demand.queued_requests.value
-    parts.append(f"queue {queued:.0f} / {spec.scaling.targets.queued_requests} = {wanted.by_queue:.2f}")
+    parts.append(_share("queue", queued, spec.scaling.targets.queued_requests, wanted.by_queue))
     tolerance = "; within tolerance" if wanted.within_tolerance else ""
     return f"max({', '.join(parts)}){tolerance}"
+
+
+def _share(name: str, value: float, per_replica: float, count: float) -> str:
+    capped = value / per_replica > count
+    return f"{name} {value:.0f} / {per_replica:.1f}".removesuffix(".0") + (
+        f", capped at {count:.0f}" if capped else f" = {count:.2f}"
+    )
 
 
 def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:

@@ -25,8 +25,10 @@ class Load:
 
     Attributes:
         served: What they generate now.
-        growth: What arrives beyond that and only lengthens the queue.
-        backlog: What clears the queue beyond the tolerated within one replica start.
+        growth: What arrives beyond that and only lengthens the queue; negative while the queue is worked
+            off, for then more is served than arrives.
+        backlog: What clears the queue beyond the tolerated within one replica start, at most as much again
+            as the load itself: while replicas start, or fail to, a queue grows without the load growing.
     """
 
     served: float
@@ -60,12 +62,10 @@ def forecast(
     served = demand.output_tokens_per_second.value
     if tokens_per_request is None:
         return Load(served, 0.0, 0.0)
+    # Never below zero: clients that give up shorten the queue too, and nobody served them.
+    growth = max(-served, growth_per_second(queue) * tokens_per_request)
     excess = max(0.0, demand.queued_requests.value - queue_tolerated)
-    return Load(
-        served,
-        max(0.0, growth_per_second(queue)) * tokens_per_request,
-        excess * tokens_per_request / start_seconds,
-    )
+    return Load(served, growth, min(excess * tokens_per_request / start_seconds, served + growth))
 
 
 def growth_per_second(queue: tuple[QueueSample, ...]) -> float:

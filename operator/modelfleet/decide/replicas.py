@@ -9,11 +9,14 @@ Three measures, and the largest wins:
   only once requests finish. It says nothing about how much is needed: while new replicas load, a
   queue grows without the load growing. So it asks at most for a doubling of what serves, or for
   four more.
+
+While the queue falls, running and queue ask for nothing beyond what is asked for already: help has
+come, and a long queue would double the replicas anew with every batch of them that becomes ready.
 """
 
 from dataclasses import dataclass
 from enum import Enum
-from math import ceil
+from math import ceil, inf
 
 from modelfleet.decide.capacity import Capacity
 from modelfleet.decide.demand import Demand
@@ -43,7 +46,7 @@ class Wanted:
     Attributes:
         replicas: What the load calls for.
         by_tokens: load / target; None when the target is unknown.
-        by_running: running / target of one replica; None until a replica was seen full.
+        by_running: running / target of one replica, capped; None until a replica was seen full.
         by_queue: queue / tolerated per replica, capped.
         measure: Which of them decided.
         within_tolerance: The load is so close to the target that the current count stays.
@@ -64,6 +67,7 @@ def replicas(
     *,
     current: int,
     queued_per_replica: int,
+    queue_falls: bool,
     tolerance: float,
 ) -> Wanted:
     """Return the fewest replicas that carry the load.
@@ -74,17 +78,19 @@ def replicas(
         capacity: What one replica should carry.
         current: Replicas asked for, starting ones included: they are supply on its way.
         queued_per_replica: Waiting requests tolerated per replica.
+        queue_falls: Whether fewer requests wait than a moment ago.
         tolerance: Distance from the target, as a fraction, that changes nothing.
 
     Source:
         HorizontalPodAutoscaler, AverageValue: ceil(value / target) unless within tolerance of current.
     """
     queue_cap = max(QUEUE_GROWTH_FACTOR * demand.ready, demand.ready + QUEUE_GROWTH_PODS)
-    by_queue = min(demand.queued_requests.value / queued_per_replica, float(queue_cap))
+    help_cap = float(current) if queue_falls else inf
+    by_queue = min(demand.queued_requests.value / queued_per_replica, float(queue_cap), help_cap)
     target = capacity.target_tokens_per_second
     room = capacity.target_running_requests
     by_tokens = load.tokens_per_second / target if target else None
-    by_running = demand.running_requests.value / room if room else None
+    by_running = min(demand.running_requests.value / room, help_cap) if room else None
     exact, measure = max(
         (by_tokens or 0.0, Measure.TOKENS), (by_running or 0.0, Measure.RUNNING), (by_queue, Measure.QUEUE), key=_first
     )
