@@ -18,11 +18,13 @@ import sys
 import tempfile
 import time
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich import box
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
@@ -35,9 +37,11 @@ LOAD_SECONDS = 75
 TRACE_SECONDS = 120
 SETTLE_SECONDS = 75
 """After the load: drains, one scale-down window, and what a busy machine needs more."""
-HISTORY = 44
-SAMPLE_SECONDS = 2
+HISTORY = 26
+SAMPLE_SECONDS = 3
 """Between two columns of the small histories."""
+WIDE = 156
+"""Columns of a terminal that has room for both histories."""
 BARS = " ▁▂▃▄▅▆▇█"
 
 console = Console()
@@ -220,10 +224,11 @@ def _watch(
     load_seconds = TRACE_SECONDS if os.environ.get("TRACE") else LOAD_SECONDS
     give_up = began + load_seconds + SETTLE_SECONDS
     if sys.stdout.isatty():
-        with Live(_table(seen, began), console=console, refresh_per_second=2) as live:
+        _say("Ctrl-C ends it")
+        with Live(_table(seen, began, console.width), console=console, refresh_per_second=2) as live:
             while True:
                 _observe(sandbox, seen)
-                live.update(_table(seen, began))
+                live.update(_table(seen, began, console.width))
                 time.sleep(1)
                 _fail_if_dead(fleet)
     tallest = 0
@@ -232,7 +237,7 @@ def _watch(
         total = sum(row.status.get("desiredReplicas", 0) for row in seen.values())
         if total >= tallest and os.environ.get("PICTURE"):
             tallest = total
-            _draw(_table(seen, began), Path(os.environ["PICTURE"]))
+            _draw(_table(seen, began, WIDE), Path(os.environ["PICTURE"]))
         _print_changes(seen, began)
         _fail_if_dead(fleet)
         loads_done = all(load.poll() is not None for load in loads.values())
@@ -273,23 +278,25 @@ def _tokens(status: dict[str, Any]) -> float:
     return 0.0
 
 
-def _table(seen: dict[str, Seen], began: float) -> Table:
-    table = Table(title=f"Modelfleet, {time.monotonic() - began:.0f} s of load; Ctrl-C ends it", title_justify="left")
-    for column in ("DEPLOYMENT", "READY", "DESIRED", "WANTED", "LOAD", "LIMITED-BY", "REASON", "TOKENS/S", "REPLICAS"):
+def _table(seen: dict[str, Seen], began: float, width: int) -> Table:
+    title = f"Modelfleet, {time.monotonic() - began:.0f} s of load"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    columns: dict[str, Callable[[str, Seen], str]] = {
+        "DEPLOYMENT": lambda key, _: key,
+        "READY": lambda _, row: row.status.get("ready", ""),
+        "DESIRED": lambda _, row: str(row.status.get("desiredReplicas", "")),
+        "WANTED": lambda _, row: str(row.status.get("wantedReplicas", "")),
+        "LOAD": lambda _, row: row.status.get("load", ""),
+        "LIMITED-BY": lambda _, row: row.status.get("limitedBy", ""),
+        "REASON": lambda _, row: row.status.get("reason", ""),
+        "REPLICAS": lambda _, row: sparkline(row.desired),
+    }
+    if width >= WIDE:
+        columns["TOKENS/S"] = lambda _, row: sparkline(row.tokens)
+    for column in columns:
         table.add_column(column, no_wrap=True)
     for key, row in seen.items():
-        status = row.status
-        table.add_row(
-            key,
-            status.get("ready", ""),
-            str(status.get("desiredReplicas", "")),
-            str(status.get("wantedReplicas", "")),
-            status.get("load", ""),
-            status.get("limitedBy", ""),
-            status.get("reason", ""),
-            sparkline(row.tokens),
-            sparkline(row.desired),
-        )
+        table.add_row(*(cell(key, row) for cell in columns.values()))
     return table
 
 
@@ -301,7 +308,7 @@ def sparkline(values: deque[float] | deque[int]) -> str:
 
 def _draw(table: Table, path: Path) -> None:
     """Save a table as a picture that needs no network to open."""
-    recorder = Console(record=True, width=168, file=io.StringIO())
+    recorder = Console(record=True, width=WIDE, file=io.StringIO())
     recorder.print(table)
     svg = recorder.export_svg(title="make demo")
     path.write_text(re.sub(r"@font-face \{.*?\}", "", svg, flags=re.DOTALL))
