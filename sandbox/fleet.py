@@ -112,10 +112,15 @@ def start_operator(sandbox: Sandbox, log: Path, *arguments: str) -> Operator:
 
 @dataclass
 class Fleet:
-    """Engines and operators on a sandbox, for as long as the block lasts."""
+    """Engines and operators on a sandbox, for as long as the block lasts.
+
+    Attributes:
+        arguments: More arguments of the first operator's `modelfleet run`.
+    """
 
     sandbox: Sandbox
     logs: Path
+    arguments: tuple[str, ...] = ()
     operators: list[Operator] = field(default_factory=list)
     engines: subprocess.Popen[bytes] | None = None
 
@@ -124,7 +129,7 @@ class Fleet:
         self.logs.mkdir(parents=True, exist_ok=True)
         install(self.sandbox)
         self.engines = start_engines(self.sandbox, self.logs / "engines.log")
-        self.add_operator().wait_ready()
+        self.add_operator(*self.arguments).wait_ready()
         return self
 
     def add_operator(self, *arguments: str) -> Operator:

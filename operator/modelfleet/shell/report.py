@@ -18,6 +18,7 @@ from modelfleet.decide.explain import Headline, headline, judge, status
 from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Decision, Facts, Plan
 from modelfleet.decide.snapshot import Observed, Snapshot
+from modelfleet.shell import telemetry
 from modelfleet.shell.events import Event
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
@@ -122,6 +123,7 @@ class Reporter:
         except KubernetesError as error:
             log.warning("status not written; retrying", deployment=str(observed.key), error=str(error))
             return ()
+        telemetry.STATUS_WRITES.inc()
         self._mirror.model_deployment("MODIFIED", answer)
         self._remember(item, now)
         return tuple(_events(observed, item.decision, told.headline if told else None))
