@@ -12,7 +12,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import decide_cost, reaction
+from bench import decide_cost, failover, fleet, reaction
 from bench.figures import Figure, table
 
 
@@ -56,6 +56,12 @@ async def _measure(wanted: tuple[Benchmark, ...], *, steps: int | None, quick: b
             yield figure
     if Benchmark.REACTION in wanted:
         for figure in await reaction.measure(steps=steps or (12 if quick else 60)):
+            yield figure
+    if Benchmark.FAILOVER in wanted:
+        for figure in await failover.measure(kills=2 if quick else 5):
+            yield figure
+    if Benchmark.FLEET in wanted:
+        async for figure in fleet.measure(fleet.QUICK if quick else fleet.Size()):
             yield figure
 
 

@@ -39,8 +39,8 @@ class Cluster:
         for key in keys:
             await asyncio.to_thread(product.create, self.sandbox, product.model_deployment(key, scaling=scaling))
 
-    async def settled(self, keys: Iterable[Key], *, seconds: float) -> None:
-        """Wait until each of them has its one ready pod.
+    async def settled(self, keys: Iterable[Key], *, replicas: int = 1, seconds: float) -> None:
+        """Wait until each of them asks for this many replicas and as many pods are ready.
 
         Raises:
             TimeoutError: If they have not in time.
@@ -48,11 +48,11 @@ class Cluster:
         waiting = set(keys)
 
         def done() -> bool:
-            waiting.difference_update([key for key in waiting if self.observer.settled(key, 1)])
+            waiting.difference_update([key for key in waiting if self.observer.settled(key, replicas)])
             return not waiting
 
         if not await self.observer.until(done, seconds=seconds):
-            raise TimeoutError(f"{len(waiting)} deployments are not ready after {seconds:.0f} s: {sorted(waiting)[:3]}")
+            raise TimeoutError(f"not at {replicas} after {seconds:.0f} s: {len(waiting)}, first {min(waiting)}")
 
 
 @asynccontextmanager

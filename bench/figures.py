@@ -85,7 +85,7 @@ def spread(
     figures = []
     for label, percent in (("p50", 50.0), ("p99", 99.0), ("max", 100.0)):
         value = percentile(samples, percent)
-        rivals = []
+        rivals: list[Against | None] = []
         if targets and label in targets:
             rivals.append(Against("target", targets[label]))
         if peer is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from time import monotonic
@@ -40,6 +41,7 @@ class Observer:
         self.replicas: dict[Key, int] = {}
         self.scales: list[ScaleSeen] = []
         self.pods: dict[Key, dict[str, PodSeen]] = {}
+        self.created: Counter[Key] = Counter()
         self._changed = asyncio.Event()
 
     async def run(self) -> None:
@@ -100,6 +102,7 @@ class Observer:
             pods.pop(metadata["uid"], None)
         else:
             known = pods.get(metadata["uid"])
+            self.created[key] += known is None
             conditions = item.get("status", {}).get("conditions") or []
             ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
             pods[metadata["uid"]] = PodSeen(known.first_seen_at if known else monotonic(), ready)

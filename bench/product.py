@@ -24,6 +24,7 @@ from sandbox.cluster import CHECKOUT, Sandbox
 NAMESPACE = "modelfleet-system"
 ACCOUNT = "modelfleet"
 STOP_SECONDS = 20.0
+PYTHONPATH = os.pathsep.join((str(CHECKOUT), str(CHECKOUT / "operator")))
 
 
 def install(sandbox: Sandbox) -> Path:
@@ -75,8 +76,8 @@ def create(sandbox: Sandbox, manifest: dict[str, Any]) -> None:
 class Program:
     """A process with a log file, started at once."""
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
-        """Start it."""
+    def __init__(self, command: Sequence[str], log: Path, **environment: str) -> None:
+        """Start it, with these variables besides this process's own."""
         self.log = log
         self.started_at = time()
         with log.open("wb") as output:
@@ -86,7 +87,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=subprocess.STDOUT,
-                env=os.environ | {"PYTHONPATH": os.pathsep.join((str(CHECKOUT), str(CHECKOUT / "operator")))},
+                env=os.environ | {"PYTHONPATH": PYTHONPATH} | environment,
             )
 
     @property

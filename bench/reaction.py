@@ -46,7 +46,10 @@ async def measure(*, steps: int) -> list[Figure]:
     pairs = min(PAIRS, steps)
     keys = [Key(NAMESPACE, f"model-{number:02}") for number in range(pairs)]
     async with cluster("reaction", h100_nodes=-(-2 * pairs // 8) + 1) as here:
-        queued = lambda name: here.engines.load(Key(NAMESPACE, name)).queued  # noqa: E731
+
+        def queued(name: str) -> int:
+            return here.engines.load(Key(NAMESPACE, name)).queued
+
         async with external_metrics(here.sandbox, here.sandbox.directory, queued):
             operator = Operator(here.sandbox, here.account, "reaction")
             try:
@@ -84,17 +87,13 @@ async def _steps(here: Cluster, key: Key, count: int, phase: random.Random) -> t
         ours.append(await _reaction(here, key, at))
         theirs.append(await _reaction(here, _twin(key), at))
         here.engines.set_queue(key, 0)
-        for each in (key, _twin(key)):
-            if not await here.observer.until(lambda each=each: here.observer.settled(each, 1), seconds=GIVE_UP_SECONDS):
-                raise TimeoutError(f"{each} did not shrink within {GIVE_UP_SECONDS:.0f} s")
+        await here.settled((key, _twin(key)), seconds=GIVE_UP_SECONDS)
     return ours, theirs
 
 
 async def _reaction(here: Cluster, key: Key, at: float) -> Step:
-    seen = here.observer
-    if not await seen.until(lambda: seen.settled(key, 2), seconds=GIVE_UP_SECONDS):
-        raise TimeoutError(f"{key} was not scaled within {GIVE_UP_SECONDS:.0f} s")
-    write, pod = seen.first_scale(key, after=at, replicas=2), seen.first_pod(key, after=at)
+    await here.settled([key], replicas=2, seconds=GIVE_UP_SECONDS)
+    write, pod = here.observer.first_scale(key, after=at, replicas=2), here.observer.first_pod(key, after=at)
     assert write is not None and pod is not None
     return Step(write - at, pod - at)
 
