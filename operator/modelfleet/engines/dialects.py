@@ -100,6 +100,7 @@ DIALECTS: dict[Engine, Dialect] = {
         output_tokens_per_second=Metric(names=("sglang:gen_throughput",)),
         rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
     ),
+    # A TGI that never served a request exposes no series at all: unknown until the first one.
     Engine.TGI: Dialect(
         port=8080,
         metrics_path="/metrics",
@@ -111,7 +112,8 @@ DIALECTS: dict[Engine, Dialect] = {
         finished_requests=Metric(names=("tgi_request_success", "tgi_request_success_total")),
         rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
     ),
-    # trtllm-serve answers JSON at /metrics; Prometheus text needs `return_perf_metrics: true`.
+    # trtllm-serve answers JSON at /metrics; Prometheus text needs `return_perf_metrics: true`, and its
+    # token counters are per-request metrics: they move when a request ends.
     Engine.TRTLLM: Dialect(
         port=8000,
         metrics_path="/prometheus/metrics",
@@ -122,7 +124,7 @@ DIALECTS: dict[Engine, Dialect] = {
         prompt_tokens=Metric(names=("trtllm_prompt_tokens_total", "trtllm_prompt_tokens")),
         finished_requests=Metric(names=("trtllm_request_success_total", "trtllm_request_success")),
         kv_cache_utilization=Metric(names=("trtllm_kv_cache_utilization",), fold=Fold.MAX),
-        rate_window_seconds=PER_STEP_WINDOW_SECONDS,
+        rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
     ),
     Engine.NIM: Dialect(
         port=8000,
