@@ -36,6 +36,7 @@ class Reason(StrEnum):
     GPUS_EXCEED_NODE = "GPUsExceedNode"
     NAME_CONFLICT = "NameConflict"
     APPLY_FAILED = "ApplyFailed"
+    INTERNAL_ERROR = "InternalError"
     ABLE_TO_SCALE = "AbleToScale"
     HELD = "Held"
     WARMING_UP = "WarmingUp"

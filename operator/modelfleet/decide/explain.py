@@ -87,6 +87,8 @@ _PERMANENT = frozenset(
         Reason.RUNTIME_INVALID,
         Reason.ACCELERATOR_NOT_FOUND,
         Reason.ACCELERATOR_INVALID,
+        Reason.INTERNAL_ERROR,
+        Reason.ACCELERATOR_INVALID,
         Reason.GPUS_EXCEED_NODE,
         Reason.NAME_CONFLICT,
         Reason.START_TIMEOUT,

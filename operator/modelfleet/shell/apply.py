@@ -5,6 +5,7 @@ failed write never stops another's.
 """
 
 from dataclasses import dataclass
+from enum import Enum
 
 import structlog
 
@@ -52,6 +53,14 @@ class Provisioned:
     retry: bool = False
 
 
+class ScaleOutcome(Enum):
+    """What became of a scale."""
+
+    WRITTEN = "written"
+    OBSOLETE = "obsolete"
+    FAILED = "failed"
+
+
 class Writer:
     """Performs plans."""
 
@@ -67,20 +76,20 @@ class Writer:
         }
         self._applied: set[tuple[str, str]] = set()
 
-    async def scale(self, scale: Scale) -> bool:
-        """Mark the pods that should go, then ask for the count with one patch; return whether it was written."""
+    async def scale(self, scale: Scale) -> ScaleOutcome:
+        """Mark the pods that should go, then ask for the count with one patch."""
         if not self._leadership.held():
-            return False
+            return ScaleOutcome.FAILED
         try:
             for name in scale.victims:
                 await self._mark(scale.key, name)
             await self._write_replicas(scale.key, scale.child_uid, scale.replicas)
         except (Conflict, NotFound):
-            return False  # the Deployment is another one by now; the next tick sees it
+            return ScaleOutcome.OBSOLETE  # the Deployment is another one by now; the next tick sees it
         except KubernetesError as error:
             log.warning("scale not written; retrying", deployment=str(scale.key), error=str(error))
-            return False
-        return True
+            return ScaleOutcome.FAILED
+        return ScaleOutcome.WRITTEN
 
     async def provision(self, record: DeploymentRecord, *, desired: int) -> Provisioned:
         """Apply what is missing, outdated or edited of a deployment's children."""

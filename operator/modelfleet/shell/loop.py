@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Hashable
+from dataclasses import replace
 from time import monotonic, perf_counter, time
 
 import structlog
@@ -10,7 +11,7 @@ from modelfleet.adapters.kubernetes import Json, Kubernetes, KubernetesError
 from modelfleet.adapters.reflector import Reflector
 from modelfleet.adapters.source import SignalSource
 from modelfleet.api.acceleratorclass import AcceleratorClassSpec
-from modelfleet.api.conditions import Limit
+from modelfleet.api.conditions import Limit, Reason
 from modelfleet.api.meta import API_VERSION, FIELD_MANAGER, Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
 from modelfleet.decide.cycle import decide
@@ -19,7 +20,7 @@ from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale
 from modelfleet.decide.snapshot import Fault, Observed, Snapshot
 from modelfleet.shell import telemetry
-from modelfleet.shell.apply import Writer
+from modelfleet.shell.apply import ScaleOutcome, Writer
 from modelfleet.shell.events import Event, EventType, Recorder
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
@@ -35,26 +36,33 @@ BLOCKED_RETRY_SECONDS = 15.0
 CLASS_SECONDS = 10.0
 """Shortest time between two status writes of one AcceleratorClass."""
 CONCURRENT_WRITES = 16
+FIRST_RETRY_SECONDS = 0.5
+MAX_RETRY_SECONDS = 15.0
 
 log = structlog.get_logger()
 
 
 class Background:
-    """Writes under way, at most one an object and a kind, a bounded number at once."""
+    """Writes under way, at most one an object and a kind, a bounded number at once, failed ones less and less often."""
 
     def __init__(self) -> None:
         """Start with nothing under way."""
         self._tasks: dict[Hashable, asyncio.Task[None]] = {}
+        self._failures: dict[Hashable, tuple[int, float]] = {}
         self._slots = asyncio.Semaphore(CONCURRENT_WRITES)
 
-    def busy(self, name: Hashable) -> bool:
-        """Return whether a write of this name is under way."""
-        return name in self._tasks
+    def start(self, name: Hashable, work: Callable[[], Awaitable[bool]]) -> bool:
+        """Start a write unless one of this name is under way or failed a moment ago; return whether it started.
 
-    def start(self, name: Hashable, work: Callable[[], Awaitable[None]]) -> None:
-        """Start a write unless one of this name is under way."""
-        if name not in self._tasks:
-            self._tasks[name] = asyncio.create_task(self._run(name, work))
+        Args:
+            name: What is written.
+            work: Writes it, and returns whether that need not be tried again.
+        """
+        _, not_before = self._failures.get(name, (0, 0.0))
+        if name in self._tasks or monotonic() < not_before:
+            return False
+        self._tasks[name] = asyncio.create_task(self._run(name, work))
+        return True
 
     async def drain(self, seconds: float) -> None:
         """Wait for what is under way, then cancel the rest."""
@@ -65,14 +73,22 @@ class Background:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, name: Hashable, work: Callable[[], Awaitable[None]]) -> None:
+    async def _run(self, name: Hashable, work: Callable[[], Awaitable[bool]]) -> None:
+        done = False
         try:
             async with self._slots:
-                await work()
+                done = await work()
         except Exception:
+            # One object's fault must not end the loop; the line names it.
             log.exception("a write failed unexpectedly", write=str(name))
         finally:
             self._tasks.pop(name, None)
+            if done:
+                self._failures.pop(name, None)
+            else:
+                failures = self._failures.get(name, (0, 0.0))[0] + 1
+                delay = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (failures - 1))
+                self._failures[name] = (failures, monotonic() + delay)
 
 
 class FleetLoop:
@@ -156,7 +172,7 @@ class FleetLoop:
             self._mirror, self._source, now=now, blocked={key: fault for key, (fault, _) in self._blocked.items()}
         )
         decide_began = perf_counter()
-        plan = decide(snapshot, self._history)
+        snapshot, plan = self._decide(snapshot)
         telemetry.DECIDE_SECONDS.observe(perf_counter() - decide_began)
         self._history = dict(plan.history)
         self._fleet.show(snapshot, plan)
@@ -168,6 +184,25 @@ class FleetLoop:
         self._report_classes(snapshot, now)
         telemetry.TICK_SECONDS.observe(perf_counter() - began)
 
+    def _decide(self, snapshot: Snapshot) -> tuple[Snapshot, Plan]:
+        """Decide; should an object make that fail, set it aside as faulty and decide about the others."""
+        try:
+            return snapshot, decide(snapshot, self._history)
+        except Exception:
+            log.exception("the decision failed; looking for the object that makes it fail")
+        judged = tuple(self._set_aside(observed, snapshot) for observed in snapshot.deployments)
+        snapshot = replace(snapshot, deployments=judged)
+        return snapshot, decide(snapshot, self._history)
+
+    def _set_aside(self, observed: Observed, snapshot: Snapshot) -> Observed:
+        try:
+            decide(replace(snapshot, deployments=(observed,)), self._history)
+        except Exception:
+            log.exception("set aside: no decision about it is possible", deployment=str(observed.key))
+            message = "the operator cannot decide about this object; its log has the error: please report it"
+            return replace(observed, fault=Fault(Reason.INTERNAL_ERROR, message), pods=())
+        return observed
+
     # --- apply ----------------------------------------------------------------------------------
 
     def _scale(self, plan: Plan) -> None:
@@ -176,18 +211,20 @@ class FleetLoop:
             decision = plan.decisions[scale.key]
             self._background.start(("scale", scale.key), lambda s=scale, d=decision: self._scale_one(s, d))  # type: ignore[misc]
 
-    async def _scale_one(self, scale: Scale, decision: Decision) -> None:
-        if not await self._writer.scale(scale):
-            return
+    async def _scale_one(self, scale: Scale, decision: Decision) -> bool:
+        outcome = await self._writer.scale(scale)
+        if outcome is not ScaleOutcome.WRITTEN:
+            return outcome is ScaleOutcome.OBSOLETE
         telemetry.SCALES.labels("up" if scale.replicas > scale.current else "down").inc()
         record = self._mirror.deployments.get(scale.key)
         if record is None:
-            return
+            return True
         spec = record.spec if isinstance(record.spec, ModelDeploymentSpec) else None
         reason, note = scale_event(scale, decision, spec)
         log.info("scaled", deployment=str(scale.key), reason=reason, note=note)
         weight: EventType = "Warning" if scale.reverted_from else "Normal"
         await self._recorder.record(Event(scale.key, record.uid, weight, reason, "Scale", note))
+        return True
 
     def _provision(self, snapshot: Snapshot, plan: Plan, now: float) -> None:
         for observed in snapshot.deployments:
@@ -204,15 +241,14 @@ class FleetLoop:
 
     def _provision_one(self, observed: Observed, desired: int) -> None:
         key = observed.key
-        if self._background.busy(("provision", key)):
-            return
-        self._mirror.dirty.discard(key)
-        self._background.start(("provision", key), lambda: self._apply_children(key, desired))
+        if self._background.start(("provision", key), lambda: self._apply_children(key, desired)):
+            # Before it runs: what changes while it does is looked at again.
+            self._mirror.dirty.discard(key)
 
-    async def _apply_children(self, key: Key, desired: int) -> None:
+    async def _apply_children(self, key: Key, desired: int) -> bool:
         record = self._mirror.deployments.get(key)
         if record is None:
-            return
+            return True
         outcome = await self._writer.provision(record, desired=desired)
         if outcome.retry:
             self._mirror.dirty.add(key)
@@ -225,13 +261,16 @@ class FleetLoop:
             note = f"{kind} {key.name} had been edited or deleted; it was put back as the spec asks"
             log.info("repaired", deployment=str(key), kind=kind)
             await self._recorder.record(Event(key, record.uid, "Warning", "Repaired", "Apply", note))
+        return not outcome.retry
 
     # --- report ---------------------------------------------------------------------------------
 
     def _report(self, write: StatusWrite, now: float) -> None:
-        async def work() -> None:
-            for event in await self._reporter.write(write, now=now):
+        async def work() -> bool:
+            outcome = await self._reporter.write(write, now=now)
+            for event in outcome.events:
                 await self._recorder.record(event)
+            return not outcome.retry
 
         self._background.start(("status", write.observed.key), work)
 
@@ -253,7 +292,7 @@ class FleetLoop:
                 self._class_written[name] = now
                 self._background.start(("class", name), lambda n=name, s=new: self._write_class(n, s))  # type: ignore[misc]
 
-    async def _write_class(self, name: str, status: Json) -> None:
+    async def _write_class(self, name: str, status: Json) -> bool:
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "AcceleratorClass",
@@ -264,8 +303,9 @@ class FleetLoop:
             answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, subresource="status")
         except KubernetesError as error:
             log.warning("class status not written; retrying", accelerator=name, error=str(error))
-            return
+            return False
         self._mirror.accelerator_class("MODIFIED", answer)
+        return True
 
     def _log_changes(self, snapshot: Snapshot, plan: Plan) -> None:
         """Write one line for each decision whose outcome or limit changed."""

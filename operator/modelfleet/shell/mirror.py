@@ -9,6 +9,8 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from typing import Generic, Protocol, TypeVar
 
+import structlog
+
 from modelfleet.api.acceleratorclass import AcceleratorClassSpec
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.meta import Key
@@ -29,6 +31,8 @@ from modelfleet.shell.records import (
     parse_pod,
     parse_spec,
 )
+
+log = structlog.get_logger()
 
 
 class Versioned(Protocol):
@@ -68,7 +72,12 @@ class Table(Generic[Record]):
         """Take an object that is new or changed."""
         uid = item["metadata"]["uid"]
         before = self.rows.get(uid)
-        after = self._parse(item)
+        try:
+            after = self._parse(item)
+        except Exception:
+            # An object that nobody foresaw must not end the watch of all others.
+            log.exception("an object cannot be read; it is ignored", uid=uid, name=item["metadata"].get("name"))
+            return
         if after is None:
             self.remove(item)
             return

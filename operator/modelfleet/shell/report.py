@@ -65,6 +65,14 @@ class StatusWrite:
     gauges: Gauges
 
 
+@dataclass(frozen=True, slots=True)
+class StatusOutcome:
+    """What became of a status write: the events that go with it, or that it should be tried again."""
+
+    events: tuple[Event, ...] = ()
+    retry: bool = False
+
+
 class Reporter:
     """Knows what every status says and what has to be said anew."""
 
@@ -93,19 +101,19 @@ class Reporter:
                     continue
             yield StatusWrite(observed, decision, plan.history[observed.key], news, gauges)
 
-    async def write(self, item: StatusWrite, *, now: float) -> tuple[Event, ...]:
-        """Write one status where it says something new; return the events that go with it."""
+    async def write(self, item: StatusWrite, *, now: float) -> StatusOutcome:
+        """Write one status where it says something new."""
         observed = item.observed
         record = self._mirror.deployments.get(observed.key)
         if record is None or record.uid != observed.uid or not self._leadership.held():
-            return ()
+            return StatusOutcome()
         previous = record.status()
         told = self._written.get(observed.key)
         new = status(observed, item.decision, item.memory, previous=previous, now=now)
         if told is None and previous is not None and _says_the_same(previous, new):
             # After a restart: the status that an earlier process wrote still holds.
             self._remember(item, now)
-            return ()
+            return StatusOutcome()
         manifest: Json = {
             "apiVersion": API_VERSION,
             "kind": "ModelDeployment",
@@ -115,18 +123,18 @@ class Reporter:
         try:
             answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, subresource="status")
         except (NotFound, Conflict):
-            return ()  # deleted, or made anew, meanwhile
+            return StatusOutcome()  # deleted, or made anew, meanwhile
         except Refused as error:
             log.error("the API server refused a status", deployment=str(observed.key), error=str(error))
             self._remember(item, now)
-            return ()
+            return StatusOutcome()
         except KubernetesError as error:
             log.warning("status not written; retrying", deployment=str(observed.key), error=str(error))
-            return ()
+            return StatusOutcome(retry=True)
         telemetry.STATUS_WRITES.inc()
         self._mirror.model_deployment("MODIFIED", answer)
         self._remember(item, now)
-        return tuple(_events(observed, item.decision, told.headline if told else None))
+        return StatusOutcome(tuple(_events(observed, item.decision, told.headline if told else None)))
 
     def _remember(self, item: StatusWrite, now: float) -> None:
         self._written[item.observed.key] = Written(item.observed.uid, item.headline, item.gauges, now)
