@@ -99,6 +99,8 @@ class Reporter:
                 old_enough = snapshot.taken_at - written.at >= GAUGE_SECONDS
                 if not (old_enough and _noticeably_different(written.gauges, gauges)):
                     continue
+            elif written is None and _may_still_hold(observed, decision, plan.history[observed.key], snapshot):
+                continue
             yield StatusWrite(observed, decision, plan.history[observed.key], news, gauges)
 
     async def write(self, item: StatusWrite, *, now: float) -> StatusOutcome:
@@ -174,6 +176,17 @@ def _gauges(decision: Decision) -> Gauges:
         demand.output_tokens_per_second.value,
         demand.complete,
     )
+
+
+def _may_still_hold(observed: Observed, decision: Decision, memory: Memory, snapshot: Snapshot) -> bool:
+    """Return whether an earlier process's status may still be right, for all that is known by now.
+
+    Rates need two samples. Until the signals could have come, a status written from less than all of
+    them would say that metrics are missing, and one tick later that they are not.
+    """
+    known = isinstance(decision.facts, Facts) and decision.facts.demand.complete
+    new_here = snapshot.taken_at - memory.since < snapshot.metrics_max_age_seconds
+    return observed.recorded_desired is not None and observed.fault is None and not known and new_here
 
 
 def _noticeably_different(old: Gauges, new: Gauges) -> bool:
