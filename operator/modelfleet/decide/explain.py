@@ -88,7 +88,6 @@ _PERMANENT = frozenset(
         Reason.ACCELERATOR_NOT_FOUND,
         Reason.ACCELERATOR_INVALID,
         Reason.INTERNAL_ERROR,
-        Reason.ACCELERATOR_INVALID,
         Reason.GPUS_EXCEED_NODE,
         Reason.NAME_CONFLICT,
         Reason.START_TIMEOUT,
@@ -345,7 +344,7 @@ def _fresh(decision: Decision) -> Verdict:
     facts = decision.facts
     missing = facts.why if isinstance(facts, Missing) else facts.demand.missing
     if isinstance(facts, Missing) and not facts.fault:
-        return Verdict(ConditionType.METRICS_FRESH, "Unknown", Reason.NO_READY_PODS, missing)
+        return Verdict(ConditionType.METRICS_FRESH, "Unknown", Reason.NO_READY_PODS, _clip(missing, 1024))
     if missing:
         return Verdict(ConditionType.METRICS_FRESH, "False", Reason.METRICS_MISSING, _clip(missing, 1024))
     return Verdict(ConditionType.METRICS_FRESH, "True", Reason.FRESH, "the ready pods report queue and throughput")
