@@ -632,13 +632,13 @@ def test_status_fits_the_schema(case: str) -> None:
 
 
 @pytest.mark.parametrize("reason", Reason)
-@pytest.mark.parametrize("limit", Limit)
-def test_every_word_fits_the_schema(reason: Reason, limit: Limit) -> None:
+def test_every_word_fits_the_schema(reason: Reason) -> None:
     """Any reason with any limit gives a status that the API server takes."""
     told = _tell(FREE.pods(BUSY).fault(reason))
-    steps = (*told.decision.steps, Step(StepName.MODE, 1, limit))
-    decision = replace(told.decision, limited_by=limit, steps=steps)
-    written = status(told.observed, decision, told.memory, previous=None, now=NOW)
+    for limit in Limit:
+        steps = (*told.decision.steps, Step(StepName.MODE, 1, limit))
+        decision = replace(told.decision, limited_by=limit, steps=steps)
+        written = status(told.observed, decision, told.memory, previous=None, now=NOW)
 
-    assert written.limited_by == limit.value
-    assert written.reason
+        assert written.limited_by == limit.value
+        assert written.reason

@@ -55,14 +55,13 @@ class Dialect:
     drains_on_sigterm: bool = True
 
     def names(self) -> tuple[str, ...]:
-        """Return every metric name this dialect may read."""
+        """Return every metric name that a decision reads; prompt tokens are none of them yet."""
         return tuple(
             name
             for metric in (
                 self.queued_requests,
                 self.running_requests,
                 self.output_tokens,
-                self.prompt_tokens,
                 self.finished_requests,
                 self.kv_cache_utilization,
                 self.output_tokens_per_second,
