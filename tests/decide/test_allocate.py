@@ -50,11 +50,11 @@ CASES = {
         asks=(_ask("a", 5, assured=5, held=5), _ask("b", 5, priority=10)), free=(), want={"a": 5, "b": 0}
     ),
     "a shrink is a shrink": Case(asks=(_ask("a", 2, assured=5, held=5),), free=(0,), want={"a": 2}),
-    "a roll-out's extra pod is no growth: one more needs one more place": Case(
-        asks=(_ask("a", 4, assured=3, held=4), _ask("b", 1)), free=(1,), want={"a": 4, "b": 0}
+    "growth into what a roll-out holds needs no free place": Case(
+        asks=(_ask("a", 4, assured=3, held=4), _ask("b", 1)), free=(1,), want={"a": 4, "b": 1}
     ),
-    "a roll-out without a free place grows by nothing": Case(
-        asks=(_ask("a", 4, assured=3, held=4),), free=(0,), want={"a": 3}
+    "growth beyond it does": Case(
+        asks=(_ask("a", 6, assured=3, held=4), _ask("b", 1)), free=(1,), want={"a": 5, "b": 0}
     ),
     "classes do not share": Case(
         asks=(_ask("a", 2), _ask("b", 2, accelerator="a100")), free=(8,), want={"a": 2, "b": 0}
@@ -78,7 +78,7 @@ def test_granted(name: str) -> None:
 
 def _reference(asks: list[Ask], free_by_class: dict[str, list[int]]) -> dict[Key, int]:
     """Allocate as the rule reads, one replica at a time, scanning everything every time."""
-    granted = {ask.key: min(ask.assured, ask.asked) for ask in asks}
+    granted = {ask.key: min(max(ask.assured, ask.held), ask.asked) for ask in asks}
     for accelerator, all_free in free_by_class.items():
         free = list(all_free)
 

@@ -52,6 +52,7 @@ STARTS: dict[str, tuple[DeploymentBuilder, int | None, int]] = {
     "Paused: what exists": (HELD.mode(Mode.PAUSED).asks(7, scaled_by="kubectl"), 4, 7),
     "Recommend: what exists": (HELD.mode(Mode.RECOMMEND).asks(7, scaled_by="kubectl"), 4, 7),
     "a foreign autoscaler: what exists": (HELD.having(foreign_autoscaler="hpa").asks(7, scaled_by="hpa"), 4, 7),
+    "a fault: what exists": (HELD.fault(Reason.RUNTIME_NOT_FOUND).asks(7, scaled_by="kubectl"), 4, 7),
     "a spec that cannot be read: what exists": (HELD.having(spec=None).asks(7), 4, 7),
 }
 

@@ -48,9 +48,9 @@ def allocate(asks: Iterable[Ask], nodes: Mapping[str, tuple[Node, ...]]) -> dict
     granted: dict[Key, int] = {}
     by_class: dict[str, list[Ask]] = {}
     for ask in asks:
-        granted[ask.key] = min(ask.assured, ask.asked)
-        # Not `asked > held`: in a roll-out more replicas hold GPUs than are asked for, and growth needs one more.
-        if ask.asked > granted[ask.key] or granted[ask.key] > ask.held:
+        # In a roll-out more replicas hold GPUs than are asked for: growth up to those needs no free ones.
+        granted[ask.key] = min(max(ask.assured, ask.held), ask.asked)
+        if ask.asked > ask.held:
             by_class.setdefault(ask.accelerator, []).append(ask)
     for accelerator, class_asks in by_class.items():
         _grant(class_asks, _Free(nodes.get(accelerator, ())), granted)

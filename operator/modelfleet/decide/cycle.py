@@ -320,8 +320,8 @@ def _current(observed: Observed, memory: Memory) -> int:
     """
     spec, child = observed.spec, observed.child
     floor = spec.scaling.min_replicas if spec is not None else 0
-    others = spec is None or observed.foreign_autoscaler or spec.scaling.mode is not Mode.AUTO
-    if others and child is not None:
+    auto = spec is not None and spec.scaling.mode is Mode.AUTO
+    if child is not None and (not auto or observed.fault is not None or observed.foreign_autoscaler):
         return child.replicas
     if memory.desired is not None and memory.last_decided_at is not None:
         return memory.desired or floor
