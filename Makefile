@@ -27,10 +27,10 @@ verify: crds ## Fail when a generated file differs from what is committed
 	git diff --exit-code -- crds
 
 lint: $(STAMP) ## ruff, mypy strict, layers
-	$(VENV)/bin/ruff check operator sandbox tests
-	$(VENV)/bin/ruff format --check operator sandbox tests
+	$(VENV)/bin/ruff check operator sandbox bench tests
+	$(VENV)/bin/ruff format --check operator sandbox bench tests
 	$(VENV)/bin/mypy
-	$(VENV)/bin/lint-imports
+	PYTHONPATH=. $(VENV)/bin/lint-imports
 
 fetch: $(STAMP) ## Download or build the control plane's programs
 	@$(PY) -m sandbox fetch >/dev/null
