@@ -9,8 +9,8 @@ from modelfleet.api.conditions import Reason
 from modelfleet.api.engine import Engine
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.decide.faults import find_fault
-from modelfleet.decide.snapshot import Fault, Node
-from tests.builders import deployment, nodes
+from modelfleet.decide.snapshot import Fault
+from tests.builders import deployment
 
 RUNTIME = InferenceRuntimeSpec(engine=Engine.VLLM, image="registry.example/vllm:v1")
 H100 = AcceleratorClassSpec(node_selector={"gpu": "h100"})
@@ -18,7 +18,7 @@ BAD = Fault(Reason.INVALID_SPEC, "spec.image: Field required")
 
 CASES: dict[str, tuple[dict[str, Any], tuple[Reason, str] | None]] = {
     "all is well": ({}, None),
-    "no nodes yet: they may be on their way": ({"nodes": ()}, None),
+    "no nodes yet: they may be on their way": ({"largest": 0, "gpus": 64}, None),
     "as many GPUs as the largest node": ({"gpus": 8}, None),
     "the runtime is missing": ({"runtime": None}, (Reason.RUNTIME_NOT_FOUND, "kubectl get inferenceruntimes")),
     "the runtime cannot be read": ({"runtime": BAD}, (Reason.RUNTIME_INVALID, "spec.image: Field required")),
@@ -34,14 +34,14 @@ CASES: dict[str, tuple[dict[str, Any], tuple[Reason, str] | None]] = {
 
 @pytest.mark.parametrize("case", CASES)
 def test_fault(case: str) -> None:
-    """The first thing to mend is named with its field, and full nodes are no fault."""
+    """The first thing to mend is named with its field."""
     changes, expected = CASES[case]
-    world: dict[str, Any] = {"runtime": RUNTIME, "accelerator": H100, "nodes": nodes(0, 0), "gpus": 1, **changes}
+    world: dict[str, Any] = {"runtime": RUNTIME, "accelerator": H100, "largest": 8, "gpus": 1, **changes}
     found = find_fault(
         deployment().gpus(world["gpus"]).spec,
         runtime=world["runtime"],
         accelerator=world["accelerator"],
-        nodes=world["nodes"],
+        largest_node_gpus=world["largest"],
     )
 
     assert (expected is None) == (found is None)
@@ -49,11 +49,3 @@ def test_fault(case: str) -> None:
         assert expected[0] is found.reason
         assert expected[1] in found.message
         assert found.message.startswith("spec.")
-
-
-def test_a_cordoned_node_still_says_how_large_nodes_are() -> None:
-    """A node without one free GPU is no reason to call a spec impossible."""
-    full = (Node("node-0", 0, 8),)
-    actual = find_fault(deployment().gpus(8).spec, runtime=RUNTIME, accelerator=H100, nodes=full)
-
-    assert actual is None

@@ -8,7 +8,7 @@ from modelfleet.api.acceleratorclass import AcceleratorClassSpec
 from modelfleet.api.conditions import Reason
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
-from modelfleet.decide.snapshot import Fault, Node
+from modelfleet.decide.snapshot import Fault
 
 
 def find_fault(
@@ -16,7 +16,7 @@ def find_fault(
     *,
     runtime: InferenceRuntimeSpec | Fault | None,
     accelerator: AcceleratorClassSpec | Fault | None,
-    nodes: tuple[Node, ...],
+    largest_node_gpus: int,
 ) -> Fault | None:
     """Return the first thing that must be mended, or None.
 
@@ -24,7 +24,8 @@ def find_fault(
         spec: The deployment's own spec, already valid by its schema.
         runtime: The runtime it names; None when there is none, a Fault when it cannot be read.
         accelerator: The class it names, likewise.
-        nodes: Nodes of that class. None at all is no fault: they may be on their way.
+        largest_node_gpus: GPUs of the largest node of that class. 0, no node at all, is no fault: they may be
+            on their way.
     """
     match runtime:
         case None:
@@ -47,11 +48,10 @@ def find_fault(
                 Reason.ACCELERATOR_INVALID,
                 f"spec.accelerator: AcceleratorClass {spec.accelerator!r}: {message}",
             )
-    largest = max((node.allocatable_gpus for node in nodes), default=0)
-    if nodes and spec.gpus_per_replica > largest:
+    if 0 < largest_node_gpus < spec.gpus_per_replica:
         return Fault(
             Reason.GPUS_EXCEED_NODE,
             f"spec.gpusPerReplica: {spec.gpus_per_replica} GPUs fit no node of class {spec.accelerator!r}: its largest "
-            f"has {largest}; lower gpusPerReplica or choose another accelerator",
+            f"has {largest_node_gpus}; lower gpusPerReplica or choose another accelerator",
         )
     return None

@@ -8,7 +8,7 @@ from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
 from modelfleet.decide.faults import find_fault
-from modelfleet.decide.snapshot import Child, Fault, Node, Observed, Pod, Snapshot
+from modelfleet.decide.snapshot import Child, Fault, Observed, Pod, Snapshot
 from modelfleet.engines.dialects import DIALECTS
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.records import DeploymentRecord, PodRecord
@@ -55,11 +55,12 @@ def observe(mirror: Mirror, source: SignalSource, *, now: float, blocked: Mappin
         for name, accelerator in mirror.accelerators.items()
         if isinstance(accelerator, AcceleratorClassSpec)
     }
+    largest = {name: max((node.allocatable_gpus for node in found), default=0) for name, found in nodes.items()}
     return Snapshot(
         taken_at=now,
         metrics_max_age_seconds=source.max_age_seconds(),
         deployments=tuple(
-            _observed(mirror, source, record, nodes, blocked.get(record.key))
+            _observed(mirror, source, record, largest, blocked.get(record.key))
             for record in mirror.deployments.values()
             if not record.deleting
         ),
@@ -71,7 +72,7 @@ def _observed(
     mirror: Mirror,
     source: SignalSource,
     record: DeploymentRecord,
-    nodes: Mapping[str, tuple[Node, ...]],
+    largest: Mapping[str, int],
     blocked: Fault | None,
 ) -> Observed:
     spec = record.spec if isinstance(record.spec, ModelDeploymentSpec) else None
@@ -82,7 +83,7 @@ def _observed(
         uid=record.uid,
         generation=record.generation,
         spec=spec,
-        fault=fault_of(mirror, record, nodes) or blocked,
+        fault=fault_of(mirror, record, largest) or blocked,
         child=Child(
             uid=child.uid,
             replicas=child.replicas,
@@ -103,15 +104,15 @@ def _observed(
     )
 
 
-def fault_of(mirror: Mirror, record: DeploymentRecord, nodes: Mapping[str, tuple[Node, ...]]) -> Fault | None:
-    """Return what makes a deployment impossible to run as it stands."""
+def fault_of(mirror: Mirror, record: DeploymentRecord, largest: Mapping[str, int]) -> Fault | None:
+    """Return what makes a deployment impossible to run as it stands; `largest` has GPUs of a node by class."""
     if isinstance(record.spec, Fault):
         return record.spec
     return find_fault(
         record.spec,
         runtime=mirror.runtimes.get(record.spec.runtime),
         accelerator=mirror.accelerators.get(record.spec.accelerator),
-        nodes=nodes.get(record.spec.accelerator, ()),
+        largest_node_gpus=largest.get(record.spec.accelerator, 0),
     )
 
 

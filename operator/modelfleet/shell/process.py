@@ -1,6 +1,7 @@
 """One operator process: what it starts, in which order, and why it ends."""
 
 import asyncio
+import gc
 from collections.abc import Callable
 from typing import Self
 
@@ -21,6 +22,7 @@ from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.settings import Settings, Source
 
 RESYNC_SECONDS = 600.0
+GC_THRESHOLD = 200_000
 PREFLIGHT_SECONDS = (1.0, 2.0, 5.0)
 OWNED = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
 
@@ -200,6 +202,10 @@ async def operate(settings: Settings) -> int:
     from modelfleet.shell import handlers  # noqa: F401, PLC0415 - registers the kopf handlers, which import this module
 
     telemetry.setup_logging(settings.log_format)
+    # A tick makes tens of thousands of values and no cycle: at the default threshold of 700 the collector
+    # would walk the whole fleet several times a tick and find nothing.
+    gc.freeze()
+    gc.set_threshold(GC_THRESHOLD)
     process = Process(settings)
     try:
         runner, port = await telemetry.serve(
