@@ -26,7 +26,7 @@ def run(
     prometheus_scrape_interval_seconds: Annotated[
         float, typer.Option(help="How often that Prometheus scrapes the pods.")
     ] = 15.0,
-    scrapes_per_second: Annotated[float, typer.Option(help="Budget of direct scrapes for the fleet.")] = 500.0,
+    scrapes_per_second: Annotated[float, typer.Option(help="Budget of direct scrapes for the fleet.")] = 250.0,
     listen_port: Annotated[int, typer.Option(help="Port of /metrics, /healthz and /readyz; 0 picks one.")] = 8080,
     listen_address: Annotated[str, typer.Option(help="Address of the same.")] = "0.0.0.0",  # noqa: S104
     log_format: Annotated[LogFormat, typer.Option(help="json or console.")] = LogFormat.JSON,

@@ -87,6 +87,8 @@ def remember_events(
     events: tuple[ScaleEvent, ...], change: int, *, behavior: Behavior, now: float
 ) -> tuple[ScaleEvent, ...]:
     """Add a change (0 adds nothing) and drop what no policy's period reaches any more."""
+    if not events and not change:
+        return events
     policies = (*behavior.scale_up.policies, *behavior.scale_down.policies)
     longest = max(policy.period_seconds for policy in policies)
     kept = tuple(event for event in events if event.at > now - longest)

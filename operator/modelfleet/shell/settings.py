@@ -42,7 +42,7 @@ class Settings(BaseModel):
     prometheus_url: str | None = None
     prometheus_scrape_interval_seconds: Annotated[float, Field(ge=1, le=300)] = 15.0
     """How often that Prometheus scrapes the pods; three of these make a sample stale."""
-    scrapes_per_second: Annotated[float, Field(ge=1, le=10_000)] = 500.0
+    scrapes_per_second: Annotated[float, Field(ge=1, le=10_000)] = 250.0
     """Budget of direct scrapes for the whole fleet."""
     listen_address: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
     listen_port: Annotated[int, Field(ge=0, le=65535)] = 8080
