@@ -87,6 +87,7 @@ class Process:
 
     async def stop(self) -> None:
         """Finish the writes under way, let go of the lease, close every connection."""
+        self.stopping.set()  # kopf waits 5 s for whoever still waits for this
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
