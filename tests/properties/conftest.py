@@ -6,7 +6,7 @@ settings.register_profile(
     "properties",
     parent=settings.get_profile("default"),
     deadline=None,
-    max_examples=100,
+    max_examples=60,
     suppress_health_check=[HealthCheck.too_slow],
     print_blob=True,
 )

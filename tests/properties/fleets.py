@@ -27,6 +27,9 @@ from tests.builders import (
     ready,
 )
 
+World = tuple[list[DeploymentBuilder], Mapping[str, tuple[Node, ...]], dict[Key, Memory]]
+"""Deployments, nodes, and what earlier decisions left."""
+
 BEHAVIORS = (
     UNDAMPED,
     behavior(),
@@ -142,9 +145,7 @@ def memories(made: DeploymentBuilder) -> st.SearchStrategy[Memory]:
 
 
 @st.composite
-def fleets(
-    draw: st.DrawFn, *, whole: bool = False, auto: bool = False
-) -> tuple[list[DeploymentBuilder], Mapping[str, tuple[Node, ...]], dict[Key, Memory]]:
+def fleets(draw: st.DrawFn, *, whole: bool = False, auto: bool = False) -> World:
     """Draw up to four deployments, nodes with free GPUs, and memories of some of them."""
     made = [draw(deployments(name, whole=whole, auto=auto)) for name in "abc"[: draw(st.integers(1, 3))]]
     free = draw(st.sampled_from(((), (0,), (1,), (2, 3), (8,), (8, 8, 8), (1, 1, 1, 1), (7, 5, 3))))

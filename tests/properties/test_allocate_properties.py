@@ -7,7 +7,7 @@ from modelfleet.api.meta import Key
 from modelfleet.decide.allocate import Ask, allocate
 from tests.builders import nodes
 
-PROPERTIES = settings(settings.get_profile("properties"), max_examples=200)
+PROPERTIES = settings(settings.get_profile("properties"), max_examples=100)
 
 
 @st.composite

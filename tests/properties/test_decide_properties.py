@@ -11,10 +11,10 @@ from modelfleet.api.modeldeployment import Mode
 from modelfleet.decide.cycle import decide
 from modelfleet.decide.explain import judge, status
 from tests.builders import MAX_AGE_SECONDS, NOW, DeploymentBuilder, PodBuilder, fleet
-from tests.properties.fleets import apply, decide_on, deployments, fleets, memories
+from tests.properties.fleets import World, apply, decide_on, deployments, fleets, memories
 
 PROPERTIES = settings(settings.get_profile("properties"))
-WIDER = settings(PROPERTIES, max_examples=200)
+WIDER = settings(PROPERTIES, max_examples=100)
 
 
 def _silent(pod: PodBuilder) -> bool:
@@ -28,7 +28,7 @@ def _silent(pod: PodBuilder) -> bool:
 
 @PROPERTIES
 @given(world=fleets(), seed=st.integers(0, 1_000))
-def test_the_order_of_deployments_changes_nothing(world: tuple, seed: int) -> None:  # type: ignore[type-arg]
+def test_the_order_of_deployments_changes_nothing(world: World, seed: int) -> None:
     """The same fleet gives the same plan, writes in the same order, however it is listed."""
     made, gpus, history = world
     shuffled = list(made)
@@ -41,7 +41,7 @@ def test_the_order_of_deployments_changes_nothing(world: tuple, seed: int) -> No
 
 @PROPERTIES
 @given(world=fleets())
-def test_arguments_are_not_touched(world: tuple) -> None:  # type: ignore[type-arg]
+def test_arguments_are_not_touched(world: World) -> None:
     """A decision leaves the snapshot and the history as they were, and is the same the second time."""
     made, gpus, history = world
     snapshot = fleet(*made, gpus=gpus)
@@ -55,7 +55,7 @@ def test_arguments_are_not_touched(world: tuple) -> None:  # type: ignore[type-a
 
 @WIDER
 @given(world=fleets())
-def test_auto_stays_within_its_bounds(world: tuple) -> None:  # type: ignore[type-arg]
+def test_auto_stays_within_its_bounds(world: World) -> None:
     """Never below minReplicas, never above maxReplicas, in Auto with a spec that can be run."""
     made, gpus, history = world
     plan = decide_on(made, gpus, history)
@@ -67,7 +67,7 @@ def test_auto_stays_within_its_bounds(world: tuple) -> None:  # type: ignore[typ
 
 @WIDER
 @given(world=fleets())
-def test_hands_off_means_no_write(world: tuple) -> None:  # type: ignore[type-arg]
+def test_hands_off_means_no_write(world: World) -> None:
     """Paused, Recommend, a fault or a foreign autoscaler: nothing is written, and what exists is what is asked for."""
     made, gpus, history = world
     plan = decide_on(made, gpus, history)
@@ -80,7 +80,7 @@ def test_hands_off_means_no_write(world: tuple) -> None:  # type: ignore[type-ar
 
 @WIDER
 @given(world=fleets())
-def test_no_scale_in_while_a_ready_pod_is_silent(world: tuple) -> None:  # type: ignore[type-arg]
+def test_no_scale_in_while_a_ready_pod_is_silent(world: World) -> None:
     """What is not known takes nothing away; only a bound or an allowance may."""
     made, gpus, history = world
     plan = decide_on(made, gpus, history)
@@ -92,7 +92,7 @@ def test_no_scale_in_while_a_ready_pod_is_silent(world: tuple) -> None:  # type:
 
 @WIDER
 @given(world=fleets())
-def test_who_does_not_scale_changes_nothing_for_who_does(world: tuple) -> None:  # type: ignore[type-arg]
+def test_who_does_not_scale_changes_nothing_for_who_does(world: World) -> None:
     """A Recommend deployment is advice: the others are decided about as if it asked for what it has."""
     made, gpus, history = world
     advised = [one for one in made if one.spec.scaling.mode is Mode.RECOMMEND]
@@ -135,7 +135,7 @@ def test_a_longer_queue_never_gives_fewer_replicas(data: st.DataObject, longer: 
 
 @WIDER
 @given(world=fleets())
-def test_decide_apply_decide_is_empty(world: tuple) -> None:  # type: ignore[type-arg]
+def test_decide_apply_decide_is_empty(world: World) -> None:
     """Once a plan is written, the same moment asks for nothing more.
 
     Tokens per request are settled, and the GPUs of a replica are one: which of two mixed sizes fits a node
@@ -155,7 +155,7 @@ def test_decide_apply_decide_is_empty(world: tuple) -> None:  # type: ignore[typ
 
 @PROPERTIES
 @given(world=fleets())
-def test_every_decision_can_be_told(world: tuple) -> None:  # type: ignore[type-arg]
+def test_every_decision_can_be_told(world: World) -> None:
     """Whatever is decided has conditions and a status that the schema takes, and a limit where counts differ."""
     made, gpus, history = world
     snapshot = fleet(*made, gpus=gpus)
