@@ -17,7 +17,7 @@ from kubernetes.aio import client, config
 from kubernetes.aio.config import ConfigException
 
 from modelfleet.api.kinds import KINDS
-from modelfleet.api.meta import API_VERSION
+from modelfleet.api.meta import API_VERSION, FIELD_MANAGER
 
 Json = dict[str, Any]
 
@@ -150,9 +150,10 @@ class Kubernetes:
         """Replace an object; its resourceVersion makes this fail when it changed meanwhile."""
         return await self._json("PUT", path, body=body)
 
-    async def merge_patch(self, path: str, body: Json) -> Json:
+    async def merge_patch(self, path: str, body: Json, *, field_manager: str = FIELD_MANAGER) -> Json:
         """Change the fields named in the body (JSON merge patch)."""
-        return await self._json("PATCH", path, body=body, content_type="application/merge-patch+json")
+        query = {"fieldManager": field_manager}
+        return await self._json("PATCH", path, query=query, body=body, content_type="application/merge-patch+json")
 
     async def apply(self, manifest: Json, *, field_manager: str, subresource: str = "", force: bool = True) -> Json:
         """Apply a manifest server-side and return the object as it stands then.

@@ -3,8 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-LIST_KEYS = ("name", "mountPath", "containerPort", "uid")
-"""Merge keys of the lists that are rendered; a list of objects without one is compared by position."""
+LIST_KEYS = ("uid", "mountPath", "containerPort", "name")
+"""Merge keys of the lists that are rendered, the most telling first: two owners of different kinds may share a
+name. A list of objects without one is compared by position."""
+OMITTED: tuple[Any, ...] = ("", [])
+"""What the API server leaves out of an object that it was sent."""
+ATOMIC = frozenset({"nodeSelector", "selector"})
+"""Maps that have one owner as a whole: a key that somebody adds to a selector is an edit, and a Service with one
+more selects no pod."""
 
 
 def holds(live: Any, rendered: Any) -> bool:
@@ -16,7 +22,10 @@ def holds(live: Any, rendered: Any) -> bool:
     match rendered:
         case Mapping():
             return isinstance(live, Mapping) and all(
-                name in live and holds(live[name], value) for name, value in rendered.items()
+                (live[name] == value if name in ATOMIC else holds(live[name], value))
+                if name in live
+                else value in OMITTED
+                for name, value in rendered.items()
             )
         case list() if rendered and all(isinstance(item, Mapping) for item in rendered):
             return isinstance(live, Sequence) and _items_hold(live, rendered)

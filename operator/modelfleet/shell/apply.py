@@ -32,6 +32,7 @@ from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror, Table
 from modelfleet.shell.records import ChildRecord, DeploymentRecord, controller_of
 
+REPAIR_FIELD_MANAGER = f"{FIELD_MANAGER}-repair"
 VICTIM_COST = "-1000"
 """pod-deletion-cost of the pods that should go first; pods without one cost 0."""
 
@@ -102,10 +103,10 @@ class Writer:
             return Provisioned()
         repaired: list[str] = []
         try:
-            for manifest in self._rendered(record, spec, runtime, accelerator):
+            for manifest, before in self._rendered(record, spec, runtime, accelerator):
                 if not self._leadership.held():
                     return Provisioned(retry=True)
-                if await self._apply_one(record, manifest, desired):
+                if await self._apply_one(record, manifest, before, desired):
                     repaired.append(manifest["kind"])
         except _NameTaken as taken:
             return Provisioned(fault=taken.fault)
@@ -125,7 +126,8 @@ class Writer:
         spec: ModelDeploymentSpec,
         runtime: InferenceRuntimeSpec,
         accelerator: AcceleratorClassSpec,
-    ) -> tuple[Json, ...]:
+    ) -> tuple[tuple[Json, Json], ...]:
+        """Render every child, and beside it with the roll-out strategy that it has now."""
         key = record.key
         live = self._mirror.children.get(("Deployment", key))
         as_it_is = children(key, record.uid, spec, runtime, accelerator, surge=live is None or live.surges)
@@ -138,21 +140,35 @@ class Writer:
             nodes=self._mirror.nodes_of(accelerator),
         )
         if live is None or surge == live.surges:
-            return as_it_is
-        return children(key, record.uid, spec, runtime, accelerator, surge=surge)
+            return tuple(zip(as_it_is, as_it_is, strict=True))
+        return tuple(zip(children(key, record.uid, spec, runtime, accelerator, surge=surge), as_it_is, strict=True))
 
-    async def _apply_one(self, record: DeploymentRecord, manifest: Json, desired: int) -> bool:
+    async def _apply_one(self, record: DeploymentRecord, manifest: Json, before: Json, desired: int) -> bool:
         """Apply one child where it is not as rendered; return whether it had been tampered with."""
         kind = manifest["kind"]
         live = self._mirror.children.get((kind, record.key))
         outdated = live is None or live.applied_hash != applied_hash(manifest) or live.owner_uid != record.uid
-        drifted = live is not None and live.live is not None and not holds(live.live, _body(manifest))
+        drifted = (
+            live is not None
+            and live.live is not None
+            # An edit shows against what was applied last, even when something else is to be applied now.
+            and any(
+                applied_hash(was) == live.applied_hash and not holds(live.live, _body(was))
+                for was in (manifest, before)
+            )
+        )
         if live is not None and not outdated and not drifted:
             live.live = None
             return False
         if live is None or live.owner_uid != record.uid:
             await self._refuse_foreign(record, manifest)
-        answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER)
+        try:
+            answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER)
+        except Refused:
+            if live is None or not drifted:
+                raise
+            await self._replace_lists(manifest, live.uid)
+            answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER)
         if not holds(answer, _body(manifest)):
             log.error("an applied child differs from what was rendered", kind=kind, deployment=str(record.key))
         self._tables[kind].upsert(answer)
@@ -161,13 +177,32 @@ class Writer:
             fresh.live = None
         known = (kind, record.uid) in self._applied
         self._applied.add((kind, record.uid))
-        if live is None and kind == "Deployment" and answer["spec"].get("replicas") != desired:
+        if live is None and kind == "Deployment":
+            # Even the default count: without an owner of the field, the server does not record who edits it.
             await self._write_replicas(record.key, answer["metadata"]["uid"], desired)
-        return (live is None and known) or (drifted and not outdated)
+        return (live is None and known) or drifted
 
     async def _write_replicas(self, key: Key, uid: str, count: int) -> None:
         answer = await self._kubernetes.apply(replicas_patch(key, uid, count), field_manager=SCALE_FIELD_MANAGER)
         self._tables["Deployment"].upsert(answer)
+
+    async def _replace_lists(self, manifest: Json, uid: str) -> None:
+        """Put a child's lists back as a whole, where items that somebody else keeps beside ours make it invalid.
+
+        A port that was renumbered keeps its name: applied beside it, ours would be the second of that name.
+        """
+        metadata = manifest["metadata"]
+        path = resource_path(
+            manifest["apiVersion"], manifest["kind"], namespace=metadata["namespace"], name=metadata["name"]
+        )
+        body = {"metadata": {"uid": uid}, "spec": manifest["spec"]}
+        answer = await self._kubernetes.merge_patch(path, body, field_manager=REPAIR_FIELD_MANAGER)
+        # What this patch owns no later apply could remove: it gives its fields up again.
+        owners = [
+            entry for entry in answer["metadata"]["managedFields"] if entry.get("manager") != REPAIR_FIELD_MANAGER
+        ]
+        version = answer["metadata"]["resourceVersion"]
+        await self._kubernetes.merge_patch(path, {"metadata": {"managedFields": owners, "resourceVersion": version}})
 
     async def _mark(self, key: Key, pod: str) -> None:
         path = resource_path("v1", "Pod", namespace=key.namespace, name=pod)
