@@ -174,7 +174,7 @@ def _pod_spec(spec: ModelDeploymentSpec, runtime: InferenceRuntimeSpec, accelera
         },
         "containers": [_container(spec, runtime, accelerator, pre_stop)],
         "volumes": [
-            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": runtime.resources.shared_memory}},
+            {"name": "shm", "emptyDir": {"medium": "Memory", "sizeLimit": _canonical(runtime.resources.shared_memory)}},
             {"name": "tmp", "emptyDir": {}},
             {"name": "models", "persistentVolumeClaim": {"claimName": spec.model.cache_claim_name}}
             if spec.model.cache_claim_name
@@ -196,7 +196,7 @@ def _container(
         "drainSeconds": str(spec.drain_seconds),
     }
     gpus = {accelerator.resource_name: str(spec.gpus_per_replica)}
-    memory = runtime.resources.memory
+    memory = _canonical(runtime.resources.memory)
     health = {"httpGet": {"path": runtime.health_path or dialect.health_path, "port": PORT_NAME}}
     container: Manifest = {
         "name": CONTAINER,
@@ -205,7 +205,7 @@ def _container(
         "env": _environment(spec, runtime, values),
         "ports": [{"name": PORT_NAME, "containerPort": port, "protocol": "TCP"}],
         "resources": {
-            "requests": {"cpu": runtime.resources.cpu, "memory": memory, **gpus},
+            "requests": {"cpu": _canonical(runtime.resources.cpu), "memory": memory, **gpus},
             "limits": {"memory": memory, **gpus},
         },
         "securityContext": {
@@ -246,6 +246,20 @@ def _environment(spec: ModelDeploymentSpec, runtime: InferenceRuntimeSpec, value
     return [variable for variable in base if variable["name"] not in own] + [
         {"name": variable.name, "value": _filled(variable.value, values)} for variable in runtime.env
     ]
+
+
+_SUFFIXES = (("Ki", "Mi", "Gi", "Ti", "Pi"), ("m", "", "k", "M", "G", "T", "P"))
+
+
+def _canonical(quantity: str) -> str:
+    """Return a quantity as the API server gives it back: 16384Mi is 16Gi, 4000m is 4."""
+    digits = quantity.rstrip("mkKMGTi")
+    amount, suffix = int(digits), quantity.removeprefix(digits)
+    step, suffixes = (1024, _SUFFIXES[0]) if suffix.endswith("i") else (1000, _SUFFIXES[1])
+    place = suffixes.index(suffix)
+    while amount % step == 0 and place < len(suffixes) - 1:
+        amount, place = amount // step, place + 1
+    return f"{amount}{suffixes[place]}"
 
 
 def _filled(text: str, values: Mapping[str, str]) -> str:
