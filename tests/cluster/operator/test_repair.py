@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -132,8 +132,14 @@ def test_replicas_are_left_to_a_foreign_autoscaler_until_it_is_gone(team: Team, 
     same(1, team.replicas, seconds=20)
 
 
-def test_an_object_of_somebody_else_is_not_taken_over(team: Team, operator: Watched) -> None:
-    """A foreign object of the same name stays as it is, the conflict is named, and it heals when the object goes."""
+def test_what_stands_in_a_childs_way_is_named_and_left_alone(new_team: Callable[..., Team], operator: Watched) -> None:
+    """Foreign objects of the same name stay as they are, a refusal is told in the server's words, and both heal."""
+    team, poor = new_team(), new_team()
+    quota = f"/api/v1/namespaces/{poor.namespace}/resourcequotas"
+    hard = {"hard": {"count/services": "0"}}
+    poor.sandbox.request("POST", quota, {"metadata": {"name": "none"}, "spec": hard})
+    until(lambda: "hard" in poor.sandbox.request("GET", f"{quota}/none").get("status", {}))
+    poor.deploy()
     labels = {"app": "shop"}
     template = {"metadata": {"labels": labels}, "spec": {"containers": [{"name": "web", "image": "web"}]}}
     foreign: dict[str, Json] = {
@@ -148,12 +154,16 @@ def test_an_object_of_somebody_else_is_not_taken_over(team: Team, operator: Watc
     for name in names.values():
         same(("False", "NameConflict"), lambda name=name: team.condition("Ready", name), seconds=10)  # type: ignore[misc]
         same(("True", "NameConflict"), lambda name=name: team.condition("Stalled", name), seconds=10)  # type: ignore[misc]
+    same(("False", "ApplyFailed"), lambda: poor.condition("Ready"), seconds=10)
+    refusal = poor.message("Ready")
     messages = {kind: team.message("Ready", name) for kind, name in names.items()}
     operator.await_ticks(4)
     found = {kind: team.child(kind, name) or {} for kind, name in names.items()}
     for kind, name in names.items():
         team.sandbox.request("DELETE", team.child_path(kind, name))
+    poor.sandbox.request("DELETE", f"{quota}/none")
 
+    assert "exceeded quota: none" in refusal
     assert messages == {
         kind: f"metadata.name: a {kind} named {name!r} exists in namespace {team.namespace!r} and is not Modelfleet's; "
         "delete it or choose another name"
@@ -167,6 +177,7 @@ def test_an_object_of_somebody_else_is_not_taken_over(team: Team, operator: Watc
     for name in names.values():
         team.await_ready(name)
         assert team.condition("Stalled", name) == ("", "")
+    poor.await_ready()
 
 
 def test_an_orphan_is_not_taken_over_either(team: Team) -> None:
