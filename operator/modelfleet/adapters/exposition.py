@@ -18,7 +18,7 @@ PLAUSIBLE = 1e15
 
 # name{labels} value [timestamp] [# exemplar]. A quoted label value may hold anything: braces, # and separators.
 _NAME = re.compile(r"[a-zA-Z_:][a-zA-Z0-9_:]*")
-_SAMPLE = re.compile(r"""[\w:]+(?:\{(?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+\})?[ \t]+([^\s_]+)(?:\s|$)""")
+_SAMPLE = re.compile(r"""([\w:]+)(?:\{(?:[^"}]++|"(?:[^"\\]++|\\.)*+")*+\})?[ \t]+([^\s_]+)(?:\s|$)""")
 
 
 class BadExposition(Exception):
@@ -42,13 +42,13 @@ def read(page: str, dialect: Dialect) -> dict[str, list[float]]:
         count += 1
         if count > MAX_SERIES:
             raise BadExposition(f"more than {MAX_SERIES} series of wanted names")
-        begun = _NAME.match(line)
-        if begun is None or begun[0] not in known:
-            continue
         sample = _SAMPLE.match(line)
+        name = sample[1] if sample else _NAME.findall(line)[0]
+        if name not in known:
+            continue
         try:
             # A line left out silently would make the sum of the other ranks look complete.
-            samples.setdefault(begun[0], []).append(float(sample[1] if sample else ""))
+            samples.setdefault(name, []).append(float(sample[2] if sample else ""))
         except ValueError as error:
             raise BadExposition(f"a metrics line does not parse: {line[:100]}") from error
     return samples
