@@ -23,10 +23,10 @@ from modelfleet.adapters.kubernetes import (
 from modelfleet.api.meta import FIELD_MANAGER
 
 LEASE_NAME = "modelfleet"
-LEASE_SECONDS = 7
+LEASE_SECONDS = 8
 """A standby takes over this long after the last renewal it heard of."""
 RENEW_SECONDS = 2.5
-GIVE_UP_SECONDS = 5.5
+GIVE_UP_SECONDS = 6.5
 """A leader whose last renewal began this long ago stops acting: before any standby may start."""
 RETRY_SECONDS = 0.5
 
@@ -78,18 +78,35 @@ class Leadership:
             LeadershipLost: When another holds the lease, or no renewal succeeded in time.
         """
         while True:
-            await asyncio.sleep(RENEW_SECONDS if self.held() else 0)
-            while True:
-                if not self.held():
-                    raise LeadershipLost(f"no renewal within {GIVE_UP_SECONDS} s")
-                try:
-                    await asyncio.wait_for(self._claim(took_over=False), RENEW_SECONDS)
-                    break
-                except Conflict as error:
-                    raise LeadershipLost("another replica holds the lease") from error
-                except (KubernetesError, TimeoutError) as error:
-                    log.warning("lease not renewed; retrying", error=str(error) or "no answer in time")
-                    await asyncio.sleep(RETRY_SECONDS)
+            # From the start of the last renewal: what a busy process loses must not add up.
+            began = monotonic() if self._renewed_at is None else self._renewed_at
+            await asyncio.sleep(max(0.0, began + RENEW_SECONDS - monotonic()))
+            while not await self._renewed():
+                await asyncio.sleep(RETRY_SECONDS)
+
+    async def _renewed(self) -> bool:
+        """Try to renew once; return whether it worked."""
+        if not self.held():
+            raise LeadershipLost(f"no renewal within {GIVE_UP_SECONDS} s")
+        try:
+            await asyncio.wait_for(self._claim(took_over=False), RENEW_SECONDS)
+        except Conflict:
+            await self._reread()
+            return False
+        except (KubernetesError, TimeoutError) as error:
+            log.warning("lease not renewed; retrying", error=str(error) or "no answer in time")
+            return False
+        return True
+
+    async def _reread(self) -> None:
+        """Read the lease that changed under a renewal: by a renewal whose answer was lost, or by a successor."""
+        try:
+            self._lease = await self._kubernetes.get(self._path)
+        except KubernetesError as error:
+            log.warning("lease not read; retrying", error=str(error))
+            return
+        if self._lease["spec"].get("holderIdentity") != self._identity:
+            raise LeadershipLost("another replica holds the lease")
 
     async def release(self) -> None:
         """Let go, so that a standby need not wait; best effort."""

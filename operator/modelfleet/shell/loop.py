@@ -35,9 +35,12 @@ BLOCKED_RETRY_SECONDS = 15.0
 """Between two attempts to apply children that were refused, unless something changed."""
 CLASS_SECONDS = 10.0
 """Shortest time between two status writes of one AcceleratorClass."""
-CONCURRENT_WRITES = 16
+CONCURRENT_WRITES = {"scale": 16, "provision": 8, "status": 8, "class": 2}
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 15.0
+
+WriteName = tuple[str, Hashable]
+"""The kind of a write, and the object it is for."""
 
 log = structlog.get_logger()
 
@@ -47,11 +50,12 @@ class Background:
 
     def __init__(self) -> None:
         """Start with nothing under way."""
-        self._tasks: dict[Hashable, asyncio.Task[None]] = {}
-        self._failures: dict[Hashable, tuple[int, float]] = {}
-        self._slots = asyncio.Semaphore(CONCURRENT_WRITES)
+        self._tasks: dict[WriteName, asyncio.Task[None]] = {}
+        self._failures: dict[WriteName, tuple[int, float]] = {}
+        # By kind: a scale must not wait behind the provisioning of 400 new deployments.
+        self._slots = {kind: asyncio.Semaphore(slots) for kind, slots in CONCURRENT_WRITES.items()}
 
-    def start(self, name: Hashable, work: Callable[[], Awaitable[bool]]) -> bool:
+    def start(self, name: WriteName, work: Callable[[], Awaitable[bool]]) -> bool:
         """Start a write unless one of this name is under way or failed a moment ago; return whether it started.
 
         Args:
@@ -73,10 +77,10 @@ class Background:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def _run(self, name: Hashable, work: Callable[[], Awaitable[bool]]) -> None:
+    async def _run(self, name: WriteName, work: Callable[[], Awaitable[bool]]) -> None:
         done = False
         try:
-            async with self._slots:
+            async with self._slots[name[0]]:
                 done = await work()
         except Exception:
             # One object's fault must not end the loop; the line names it.
