@@ -81,7 +81,7 @@ class Leadership:
             # From the start of the last renewal: what a busy process loses must not add up.
             began = monotonic() if self._renewed_at is None else self._renewed_at
             await asyncio.sleep(max(0.0, began + RENEW_SECONDS - monotonic()))
-            while not await self._renewed():
+            if not await self._renewed():
                 await asyncio.sleep(RETRY_SECONDS)
 
     async def _renewed(self) -> bool:
