@@ -89,7 +89,9 @@ class Prometheus:
         Prometheus knows nothing new between its scrapes: it is asked half a scrape interval apart.
         A server that hangs is waited for in the background; decisions go on with what ages meanwhile.
         """
-        if now - self._asked_at >= self._interval / 2 and (self._refreshing is None or self._refreshing.done()):
+        # A clock that was set back is no reason to wait until it is where it was.
+        due = abs(now - self._asked_at) >= self._interval / 2
+        if due and (self._refreshing is None or self._refreshing.done()):
             self._asked_at = now
             self._refreshing = asyncio.create_task(self._ask(tuple(targets)))
         if self._refreshing is not None:

@@ -53,6 +53,9 @@ class Scraper:
         """
         self._period = period_seconds
         self._budget = scrapes_per_second
+        self._burst = max(1.0, scrapes_per_second * period_seconds)
+        self._credit = self._burst
+        self._refreshed_at = float("-inf")
         self._pods: dict[str, _Pod] = {}
         self._session: aiohttp.ClientSession | None = None
         self._slots = asyncio.Semaphore(CONCURRENCY)
@@ -76,10 +79,14 @@ class Scraper:
             now: Seconds since the epoch.
         """
         self._forget(targets)
+        # Ticks come early when there is news: the budget is one of time, not of ticks.
+        self._credit = min(self._burst, self._credit + self._budget * max(0.0, now - self._refreshed_at))
+        self._refreshed_at = now
         due = sorted(
-            (target for target in targets if not self._pod(target).busy and self._pod(target).due_at <= now),
+            (target for target in targets if self._is_due(self._pod(target), now)),
             key=lambda target: self._pod(target).due_at,
-        )[: max(1, int(self._budget * self._period))]
+        )[: int(self._credit)]
+        self._credit -= len(due)
         for target in due:
             pod = self._pod(target)
             pod.busy = True
@@ -98,6 +105,11 @@ class Scraper:
         await asyncio.gather(*self._running, return_exceptions=True)
         if self._session is not None:
             await self._session.close()
+
+    def _is_due(self, pod: _Pod, now: float) -> bool:
+        # Further ahead than a period is a clock that was set back: waiting for it would take the last
+        # samples, dated in the future, for fresh all the while.
+        return not pod.busy and not now < pod.due_at <= now + self._period
 
     def _pod(self, target: Target) -> _Pod:
         pod = self._pods.get(target.uid)
