@@ -378,6 +378,10 @@ class Watched:
         _, text = self.operator.get("/metrics")
         return next((float(line.split()[-1]) for line in text.splitlines() if line.startswith(f"{name} ")), 0.0)
 
+    def gauge(self, name: str, team: Team, deployment: str) -> float:
+        """Return one of its metrics about a deployment."""
+        return self.metric(f'modelfleet_deployment_{name}{{deployment="{deployment}",namespace="{team.namespace}"}}')
+
     def leads(self) -> bool:
         """Return whether it holds the lease."""
         return self.process.poll() is None and self.metric("modelfleet_leader") == 1.0

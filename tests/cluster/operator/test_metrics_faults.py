@@ -16,7 +16,7 @@ import pytest
 from modelfleet.api.meta import Key
 from sandbox.load.arrivals import Arrival
 from sandbox.load.client import run_load
-from tests.cluster.operator.scene import Cast, History, Json, Team, same, until
+from tests.cluster.operator.scene import Cast, History, Json, Team, same, scale_in_after, until
 
 pytestmark = pytest.mark.xdist_group("operator-signals")
 
@@ -67,7 +67,10 @@ def experiment(cast: Cast) -> Iterator[Experiment]:
     for name in TRIED:
         # A target of half of what a quick engine makes, so that two are needed for the load below.
         targets = {"outputTokensPerSecond": 100, "queuedRequests": 4}
-        team.deploy(name, scaling={"minReplicas": 2, "maxReplicas": 2, "targets": targets})
+        # Until the batch is full a slowing engine shows less work and no queue yet: 8 s outlast that.
+        behavior = scale_in_after(8 if name == SLOW else 2)
+        scaling = {"minReplicas": 2, "maxReplicas": 2, "targets": targets, "behavior": behavior}
+        team.deploy(name, scaling=scaling)
     for name in TRIED:
         team.await_ready(name, replicas=2)
         same(("True", "Fresh"), lambda name=name: team.condition("MetricsFresh", name))  # type: ignore[misc]
@@ -85,7 +88,7 @@ def experiment(cast: Cast) -> Iterator[Experiment]:
             since=began,
         )
         result.messages = {name: team.message("MetricsFresh", name) for name in TRIED}
-        until(lambda: _tokens_per_second(team.status(SLOW)) > 60)
+        until(lambda: operator.gauge("output_tokens_per_second", team, SLOW) > 100)
         team.fault(SLOW, SLOW)
         with History(team.sandbox, team.child_path("Deployment", "").rstrip("/")) as history:
             for name in TRIED:
@@ -93,6 +96,8 @@ def experiment(cast: Cast) -> Iterator[Experiment]:
             for name in (HEALTHY, IDLE):
                 until(lambda name=name: team.replicas(name) == 1)  # type: ignore[misc]
             # Well past the 2 s of the scale-down window.
+            operator.await_ticks(5)
+            until(lambda: operator.gauge("queued_requests", team, SLOW) > 8)
             operator.await_ticks(5)
             result.during = {name: [2, *history.replicas(name)] for name in TRIED}
             result.busy_throughout = busy.is_alive()
@@ -104,7 +109,7 @@ def experiment(cast: Cast) -> Iterator[Experiment]:
             {name: lambda name=name: team.condition("MetricsFresh", name)[0] == "True" for name in (*CAUSES, UNREADY)},  # type: ignore[misc]
             since=began,
         )
-        for name in (*CAUSES, UNREADY, SLOW):
+        for name in (*CAUSES, UNREADY):
             until(lambda name=name: team.replicas(name) == 1)  # type: ignore[misc]
     for name in TRIED:
         result.fresh[name] = {_fresh(item) for item in statuses.states(name)}
@@ -114,13 +119,8 @@ def experiment(cast: Cast) -> Iterator[Experiment]:
 
 def _keep_busy(team: Team) -> None:
     """Send the slow deployment what two quick engines serve with ease and two slow ones do not."""
-    arrivals = [Arrival(number / 2.5, 20, 50) for number in range(60)]
+    arrivals = [Arrival(number / 2.5, 20, 50) for number in range(85)]
     asyncio.run(run_load(team.sandbox.kubeconfig, Key(team.namespace, SLOW), arrivals))
-
-
-def _tokens_per_second(status: Json) -> float:
-    signals = status["decision"]["signals"]
-    return next((float(each["value"]) for each in signals if each["name"] == "outputTokensPerSecond"), 0.0)
 
 
 def _await_each(seconds: dict[str, float], conditions: dict[str, object], *, since: float) -> None:
