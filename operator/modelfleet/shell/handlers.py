@@ -22,7 +22,8 @@ async def login(memo: Process, **_: Any) -> kopf.ConnectionInfo:
     )
 
 
-@kopf.on.startup()
+# kopf's own pause after a failure is a minute.
+@kopf.on.startup(backoff=2.0)
 async def configure(settings: kopf.OperatorSettings, memo: Process, **_: Any) -> None:
     """Set kopf up and start everything else."""
     # Events are written by our own recorder, aggregated; kopf would write one a log line.

@@ -123,7 +123,15 @@ class Process:
         except KubernetesError as error:
             return f"the API server does not answer: {error}"
         missing = {kind.plural for kind in KINDS} - {item["name"] for item in served["resources"]}
-        return f"CRDs missing: {', '.join(sorted(missing))}; kubectl apply --server-side -f crds/" if missing else ""
+        if missing:
+            return f"CRDs missing: {', '.join(sorted(missing))}; kubectl apply --server-side -f crds/"
+        try:
+            for kind in KINDS:
+                await self._client().get(resource_path(API_VERSION, kind.kind), {"limit": "1"})
+        except KubernetesError as error:
+            # Its pod may be there before its ClusterRoleBinding is.
+            return f"its own kinds cannot be read: {error}"
+        return ""
 
     def _reflectors(self, kubernetes: Kubernetes) -> tuple[Reflector, ...]:
         mirror = self.mirror
