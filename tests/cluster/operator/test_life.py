@@ -162,11 +162,12 @@ def test_an_operator_whose_rights_arrive_late_starts_with_them(cast: Cast, opera
         ):
             binding = {"metadata": {"name": name}, "roleRef": {"apiGroup": group, **role}, "subjects": subjects}
             sandbox.request("POST", f"/apis/{group}/v1/{path}", binding)
-        until(lambda: late.operator.get("/readyz")[0] == 200, seconds=15)
+        late.operator.wait_ready()
         assert late.end() == 0
         text = late.operator.log.read_text()
         sandbox.request("DELETE", f"/apis/{group}/v1/clusterrolebindings/{name}")
 
+    assert line["trouble"].startswith("its own kinds cannot be read: ")
     assert "forbidden" in line["trouble"]
     assert "Traceback" not in text
 
