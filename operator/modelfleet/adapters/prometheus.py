@@ -6,7 +6,6 @@ a concept over all engines at once, and the answer is joined to live pods by nam
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from math import isfinite
 from typing import Any
 
 import requests
@@ -14,7 +13,8 @@ import structlog
 from prometheus_api_client import PrometheusApiClientException, PrometheusConnect
 from urllib3.util.retry import Retry
 
-from modelfleet.adapters.source import Target
+from modelfleet.adapters.exposition import PLAUSIBLE
+from modelfleet.adapters.source import Target, plausible_throughput
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS, Dialect, Metric
 
@@ -25,9 +25,13 @@ Vector = Mapping[PodName, float]
 log = structlog.get_logger()
 
 
-def _names(concept: str) -> str:
+def _any(concept: str, form: str = "{}") -> str:
+    # One selector a name, joined by `or`, never one over all names: PromQL drops the name in rate() and
+    # timestamp() and then refuses the whole query where one pod has two names with the same labels. `or`
+    # takes the first of them, as a scrape does.
     metrics: list[Metric] = [getattr(dialect, concept) for dialect in DIALECTS.values()]
-    return "|".join(dict.fromkeys(name for metric in metrics for name in metric.names))
+    names = dict.fromkeys(name for metric in metrics for name in metric.names)
+    return " or ".join(form.format(name) for name in names)
 
 
 def queries(rate_window_seconds: int) -> dict[str, str]:
@@ -39,10 +43,10 @@ def queries(rate_window_seconds: int) -> dict[str, str]:
     """
 
     def gauge(concept: str, fold: str) -> str:
-        return f'{fold} by (namespace, pod) ({{__name__=~"{_names(concept)}"}})'
+        return f"{fold} by (namespace, pod) ({_any(concept)})"
 
     def rate(concept: str) -> str:
-        return f'sum by (namespace, pod) (rate({{__name__=~"{_names(concept)}"}}[{rate_window_seconds}s]))'
+        return f"sum by (namespace, pod) ({_any(concept, f'rate({{}}[{rate_window_seconds}s])')})"
 
     return {
         "queued_requests": gauge("queued_requests", "sum"),
@@ -51,7 +55,7 @@ def queries(rate_window_seconds: int) -> dict[str, str]:
         "output_tokens_per_second": gauge("output_tokens_per_second", "sum"),
         "finished_requests": rate("finished_requests"),
         "kv_cache_utilization": gauge("kv_cache_utilization", "max"),
-        "sampled_at": f'min by (namespace, pod) (timestamp({{__name__=~"{_names("queued_requests")}"}}))',
+        "sampled_at": f"min by (namespace, pod) ({_any('queued_requests', 'timestamp({})')})",
     }
 
 
@@ -146,7 +150,7 @@ def _signals(target: Target, vectors: Mapping[str, Vector]) -> PodSignals:
     return PodSignals(
         queued_requests=read("queued_requests"),
         running_requests=read("running_requests"),
-        output_tokens_per_second=live if isinstance(live, Signal) else read("output_tokens"),
+        output_tokens_per_second=plausible_throughput(live if isinstance(live, Signal) else read("output_tokens")),
         finished_requests_per_second=read("finished_requests"),
         kv_cache_utilization=read("kv_cache_utilization"),
     )
@@ -158,7 +162,7 @@ def _reading(concept: str, dialect: Dialect, value: float | None, sampled_at: fl
         return Missing("the engine does not expose it")
     if value is None:
         return Missing(f"Prometheus has no current value of {metric.names[0]}")
-    if not isfinite(value) or value < 0:
+    if not 0 <= value <= PLAUSIBLE:
         return Missing(f"{metric.names[0]} is not a sane number")
     return Signal(value, sampled_at)
 

@@ -15,7 +15,7 @@ import aiohttp
 
 from modelfleet.adapters.counters import CounterWindow
 from modelfleet.adapters.exposition import BadExposition, fold, read
-from modelfleet.adapters.source import Target
+from modelfleet.adapters.source import Target, plausible_throughput
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS, Dialect, Metric
 
@@ -24,8 +24,6 @@ MAX_BYTES = 1 << 20
 CONCURRENCY = 128
 ROUND_SECONDS = 0.25
 """A round waits this long for its answers; later ones count for the next decision."""
-PLAUSIBLE_TOKENS_PER_SECOND = 1e6
-"""Per pod. The fastest published single-node throughput is below a tenth of this."""
 
 NOT_SCRAPED = PodSignals.missing("not scraped yet")
 
@@ -184,7 +182,7 @@ def _interpret(page: str, target: Target, pod: _Pod, *, at: float) -> PodSignals
     return PodSignals(
         queued_requests=_gauge(samples, dialect.queued_requests, at),
         running_requests=_gauge(samples, dialect.running_requests, at),
-        output_tokens_per_second=_plausible(_output(samples, dialect, pod, at, life)),
+        output_tokens_per_second=plausible_throughput(_output(samples, dialect, pod, at, life)),
         finished_requests_per_second=_rate(samples, dialect.finished_requests, pod.finished_requests, at, life),
         kv_cache_utilization=_gauge(samples, dialect.kv_cache_utilization, at),
     )
@@ -213,12 +211,6 @@ def _rate(
         return Missing(value)
     window.add(value, at=at, life=life)
     return window.rate()
-
-
-def _plausible(reading: Reading) -> Reading:
-    if isinstance(reading, Signal) and reading.value > PLAUSIBLE_TOKENS_PER_SECOND:
-        return Missing(f"{reading.value:.3g} tokens/s is more than one pod can generate")
-    return reading
 
 
 def _why(error: Exception) -> str:

@@ -5,7 +5,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from modelfleet.api.engine import Engine
-from modelfleet.decide.snapshot import PodSignals
+from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
+
+PLAUSIBLE_TOKENS_PER_SECOND = 1e6
+"""Per pod. The fastest published single-node throughput is below a tenth of this."""
+
+
+def plausible_throughput(reading: Reading) -> Reading:
+    """Return the reading, or why no pod can generate as much."""
+    if isinstance(reading, Signal) and reading.value > PLAUSIBLE_TOKENS_PER_SECOND:
+        return Missing(f"{reading.value:.3g} tokens/s is more than one pod can generate")
+    return reading
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
