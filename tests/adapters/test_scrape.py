@@ -11,7 +11,7 @@ from dataclasses import replace
 import pytest
 
 from modelfleet.adapters import scrape
-from modelfleet.adapters.scrape import MAX_BYTES, ROUND_SECONDS, Scraper, forbidden
+from modelfleet.adapters.scrape import MAX_BYTES, Scraper, forbidden
 from modelfleet.adapters.source import Target
 from modelfleet.api.engine import Engine
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
@@ -274,8 +274,12 @@ def test_forbidden(ip: str) -> None:
 
 
 @pytest.mark.parametrize("hostile", [says_nothing, drips, never_ends])
-async def test_one_hostile_pod_delays_nobody_beyond_a_round(scraper: Scraper, hostile: Behave) -> None:
-    """Every other pod's signals are there when the round ends, and the round ends in time."""
+async def test_one_hostile_pod_delays_nobody_beyond_a_round(
+    scraper: Scraper, hostile: Behave, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every other pod's signals are there while the hostile one is still waited for, and the round ends in time."""
+    # Longer than any busy machine needs for twenty honest answers; a round that waited for all would show.
+    monkeypatch.setattr(scrape, "TIMEOUT_SECONDS", 30.0)
     async with AsyncExitStack() as stack:
         bad = await stack.enter_async_context(pod(hostile))
         good = [await stack.enter_async_context(pod(answers(page(queued=n)))) for n in range(20)]
@@ -284,12 +288,16 @@ async def test_one_hostile_pod_delays_nobody_beyond_a_round(scraper: Scraper, ho
             began = time.monotonic()
             await scraper.refresh(targets, at)
             took = time.monotonic() - began
+            for _ in range(500):
+                if len(scraper._running) <= 1:
+                    break
+                await asyncio.sleep(0.02)
             actual = [_value(scraper.signals(target.uid).queued_requests) for target in targets[1:]]
 
-            assert took < ROUND_SECONDS + 0.5
+            assert took < 10
             assert actual == list(range(20))
-        # Asked once: a pod that has not answered yet is not asked again.
-        assert len(bad.requests) <= 3
+        # A pod that has not answered yet is not asked again.
+        assert hostile is never_ends or len(bad.requests) == 1
 
 
 @pytest.mark.usefixtures("impatient")
