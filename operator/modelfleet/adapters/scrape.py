@@ -151,7 +151,9 @@ class Scraper:
                 trust_env=False,
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
-                headers={"Accept": "text/plain", "User-Agent": "modelfleet"},
+                # Nothing is decompressed, so nothing compressed may be asked for: aiohttp would, and engines
+                # that serve their page with prometheus_client comply.
+                headers={"Accept": "text/plain", "Accept-Encoding": "identity", "User-Agent": "modelfleet"},
             )
         return self._session
 
