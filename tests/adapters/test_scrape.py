@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack
 from dataclasses import replace
 
 import pytest
+from prometheus_client import CollectorRegistry, Gauge, start_http_server
 
 from modelfleet.adapters import scrape
 from modelfleet.adapters.scrape import MAX_BYTES, Scraper, forbidden
@@ -198,17 +199,36 @@ async def test_proxy_of_the_environment_is_not_used(scraper: Scraper, monkeypatc
         assert canary.requests == []
 
 
-async def test_gzip_bomb_is_not_unpacked(scraper: Scraper) -> None:
-    """What would become 32 MiB stays as small as it came."""
-    bomb = gzip.compress(b"\0" * (32 << 20), compresslevel=9)
-    async with pod(answers(bomb, headers="Content-Encoding: gzip\r\n")) as server:
-        tracemalloc.start()
-        seen = await _ask(scraper, server.target())
-        _, peak = tracemalloc.get_traced_memory()
-        tracemalloc.stop()
+async def test_page_of_prometheus_client_is_read(scraper: Scraper) -> None:
+    """vLLM and others serve their page with prometheus_client, which compresses it for whoever asks for that."""
+    registry = CollectorRegistry()
+    Gauge("vllm:num_requests_waiting", "Waiting", ["engine"], registry=registry).labels("0").set(7)
+    Gauge("vllm:num_requests_running", "Running", ["engine"], registry=registry).labels("0").set(3)
+    async with pod(answers("")) as nobody:
+        server, thread = start_http_server(0, nobody.ip, registry=registry)
+        try:
+            seen = await _ask(scraper, replace(nobody.target(), port=server.server_port))
+        finally:
+            server.shutdown()
+            server.server_close()
+            thread.join()
 
-        assert isinstance(seen.queued_requests, Missing)
-        assert peak < 8 * MAX_BYTES
+    assert (_value(seen.queued_requests), _value(seen.running_requests)) == (7, 3)
+
+
+async def test_gzip_bomb_is_not_unpacked(scraper: Scraper) -> None:
+    """What is compressed unasked stays as it came: neither a bomb nor a decent page is unpacked."""
+    bomb = gzip.compress(b"\0" * (32 << 20), compresslevel=9)
+    for body in (bomb, gzip.compress(page(queued=1).encode())):
+        async with pod(answers(body, headers="Content-Encoding: gzip\r\n")) as server:
+            tracemalloc.start()
+            seen = await _ask(scraper, server.target(str(len(body))))
+            _, peak = tracemalloc.get_traced_memory()
+            tracemalloc.stop()
+
+            assert "codec can't decode byte 0x8b" in str(_value(seen.queued_requests))
+            assert "Accept-Encoding: identity" in server.requests[0]
+            assert peak < 8 * MAX_BYTES
 
 
 async def test_cookies_are_not_kept(scraper: Scraper) -> None:
