@@ -45,14 +45,20 @@ class Cluster:
         Raises:
             TimeoutError: If they have not in time.
         """
+        wanted = list(keys)
+        if not await self.is_settled(wanted, replicas=replicas, seconds=seconds):
+            late = [key for key in wanted if not self.observer.settled(key, replicas)]
+            raise TimeoutError(f"not at {replicas} after {seconds:.0f} s: {len(late)}, first {late[:1]}")
+
+    async def is_settled(self, keys: Iterable[Key], *, replicas: int = 1, seconds: float) -> bool:
+        """Wait for the same; return whether it came in time."""
         waiting = set(keys)
 
         def done() -> bool:
             waiting.difference_update([key for key in waiting if self.observer.settled(key, replicas)])
             return not waiting
 
-        if not await self.observer.until(done, seconds=seconds):
-            raise TimeoutError(f"not at {replicas} after {seconds:.0f} s: {len(waiting)}, first {min(waiting)}")
+        return await self.observer.until(done, seconds=seconds)
 
 
 @asynccontextmanager

@@ -37,6 +37,7 @@ READY_SECONDS = 300.0
 REACTION_SPREAD_SECONDS = 10.0
 GIVE_UP_SECONDS = 60.0
 POLL_SECONDS = 0.05
+CHECK_SECONDS = 1.0
 
 TARGET_QUERIES = 8.0
 TARGET_CPU_SECONDS = 6.0
@@ -124,9 +125,12 @@ class _Run:
         for figure in self._rest(ours, "scraping every pod each second"):
             yield figure
         self.end()
-        async for figure in self._prometheus():
-            yield figure
+        # Prometheus learns of the pods before the peer's turn: a rate needs its whole window of samples.
+        targets = self.here.sandbox.prometheus_targets / "pods.json"
+        await asyncio.to_thread(targets.write_text, json.dumps(self.here.engines.targets()))
         async for figure in self._against_stock(ours, few_ours, few_stock):
+            yield figure
+        async for figure in self._prometheus():
             yield figure
         async for figure in self._react():
             yield figure
@@ -137,8 +141,7 @@ class _Run:
         """Return the memory of both operators with few deployments."""
         few = self.keys[: self.size.few]
         self._operate("provision-few")
-        await self.here.deploy(few)
-        await self.here.settled(few, seconds=READY_SECONDS)
+        await self._provision(few, few)
         self.end()
         operator = self._operate("few")
         await self._decided(operator, len(few))
@@ -156,10 +159,10 @@ class _Run:
     async def _grow_to_many(self) -> AsyncIterator[Figure]:
         self._operate("provision")
         began = monotonic()
-        await self.here.deploy(self.keys[self.size.few :])
-        await self.here.settled(self.keys, seconds=READY_SECONDS)
+        ended = await self._provision(self.keys[self.size.few :], self.keys)
         added = self.size.many - self.size.few
         yield Figure(f"{added} new deployments applied to all ready", monotonic() - began, "s")
+        yield Figure(f"operator ended by itself while {added} deployments were new", ended, "times")
         say(f"fleet: {len(self.keys)} deployments are ready")
         await asyncio.sleep(self.size.settle_seconds)  # the last statuses are written
 
@@ -185,10 +188,7 @@ class _Run:
         yield Figure(f"writes of the restart and {watched:.0f} s after it", len(writes), "writes")
 
     async def _prometheus(self) -> AsyncIterator[Figure]:
-        targets = self.here.sandbox.prometheus_targets / "pods.json"
-        await asyncio.to_thread(targets.write_text, json.dumps(self.here.engines.targets()))
         url = self.here.sandbox.prometheus_url
-        await asyncio.sleep(3 * PROMETHEUS_INTERVAL_SECONDS)
         operator = self._operate(
             "prometheus",
             "--source=prometheus",
@@ -269,6 +269,20 @@ class _Run:
             "s",
         )
         yield Figure("wrong scales over the whole run", len(wrong), "writes")
+
+    async def _provision(self, new: list[Key], all_: list[Key]) -> int:
+        """Create deployments and wait until all are ready; return how often the operator had to be started again."""
+        await self.here.deploy(new)
+        ended, give_up = 0, monotonic() + READY_SECONDS
+        while not await self.here.is_settled(all_, seconds=CHECK_SECONDS):
+            if monotonic() > give_up:
+                raise TimeoutError(f"{len(all_)} deployments are not ready after {READY_SECONDS:.0f} s")
+            assert self.running is not None
+            if not self.running.alive:
+                ended += 1
+                say(f"fleet: the operator ended: {self.running.log.read_text().splitlines()[-1][:300]}")
+                self._operate(f"provision-again-{ended}")  # as its orchestrator would
+        return ended
 
     # --- measuring ------------------------------------------------------------------------------
 

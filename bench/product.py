@@ -105,13 +105,18 @@ class Program:
         """Its resident set."""
         return procfs.resident_bytes(self.pid)
 
+    @property
+    def alive(self) -> bool:
+        """Whether it runs."""
+        return self._process.poll() is None
+
     def check(self) -> None:
         """Raise when it has ended.
 
         Raises:
             RuntimeError: With the end of its log.
         """
-        if self._process.poll() is not None:
+        if not self.alive:
             raise RuntimeError(f"ended with code {self._process.returncode}:\n{self.log.read_text()[-3000:]}")
 
     def kill(self) -> float:

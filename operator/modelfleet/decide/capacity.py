@@ -99,9 +99,8 @@ def measure(
         now: Seconds since the epoch.
         elapsed_seconds: Length of the interval.
     """
-    settled = all(pod.ready_at is None or pod.terminating or now - pod.ready_at >= SETTLED_SECONDS for pod in pods)
-    if not (demand.complete and settled and saturated(pods)):
-        return replace(measured, saturated_since=None)
+    if not (demand.complete and saturated(pods) and _settled(pods, now)):
+        return measured if measured.saturated_since is None else replace(measured, saturated_since=None)
     since = now if measured.saturated_since is None else measured.saturated_since
     if now - since < MIN_SATURATED_SECONDS:
         return replace(measured, saturated_since=since)
@@ -125,6 +124,10 @@ def measure(
         tokens_per_second=_blend(measured.tokens_per_second, per_replica, weight),
         measured_seconds=measured_seconds,
     )
+
+
+def _settled(pods: tuple[Pod, ...], now: float) -> bool:
+    return all(pod.ready_at is None or pod.terminating or now - pod.ready_at >= SETTLED_SECONDS for pod in pods)
 
 
 def _blend(known: float | None, seen: float, weight: float) -> float:

@@ -334,9 +334,9 @@ def _current(observed: Observed, memory: Memory) -> int:
 
 def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
     """Remember how long each pod took from created to ready, once a pod."""
-    ready = {pod.uid: pod for pod in pods if pod.ready_at is not None}
-    if ready.keys() == memory.ready_pods:
+    if memory.ready_pods == {pod.uid for pod in pods if pod.ready_at is not None}:
         return memory
+    ready = {pod.uid: pod for pod in pods if pod.ready_at is not None}
     new = sorted(
         (pod.ready_at, pod.uid, pod.ready_at - pod.created_at)
         for uid, pod in ready.items()

@@ -104,16 +104,16 @@ def _finished(signals: PodSignals) -> Reading:
 def _total(pods: list[Pod], read: Callable[[PodSignals], Reading], now: float, max_age_seconds: float) -> Total:
     value, known, sampled_at, missing = 0.0, 0, 0.0, ""
     for pod in pods:
-        match read(pod.signals):
-            case Signal(value=sample, sampled_at=at) if now - at <= max_age_seconds:
-                value += sample
-                sampled_at = at if known == 0 else min(sampled_at, at)
-                known += 1
-                continue
-            case Signal(sampled_at=at):
-                why = f"last sample is {now - at:.0f} s old"
-            case Missing(why=why):
-                pass
+        reading = read(pod.signals)
+        if isinstance(reading, Missing):
+            why = reading.why
+        elif now - reading.sampled_at > max_age_seconds:
+            why = f"last sample is {now - reading.sampled_at:.0f} s old"
+        else:
+            value += reading.value
+            sampled_at = reading.sampled_at if known == 0 else min(sampled_at, reading.sampled_at)
+            known += 1
+            continue
         if not missing and pod.ready_at is not None and now - pod.ready_at >= FIRST_SIGNALS_SECONDS:
             missing = f"{pod.name}: {why}"
     return Total(value, known, sampled_at, missing)

@@ -79,8 +79,6 @@ class Writer:
 
     async def scale(self, scale: Scale) -> ScaleOutcome:
         """Mark the pods that should go, then ask for the count with one patch."""
-        if not self._leadership.held():
-            return ScaleOutcome.FAILED
         try:
             for name in scale.victims:
                 await self._mark(scale.key, name)
@@ -104,8 +102,6 @@ class Writer:
         repaired: list[str] = []
         try:
             for manifest, before in self._rendered(record, spec, runtime, accelerator):
-                if not self._leadership.held():
-                    return Provisioned(retry=True)
                 if await self._apply_one(record, manifest, before, desired):
                     repaired.append(manifest["kind"])
         except _NameTaken as taken:
@@ -163,12 +159,12 @@ class Writer:
         if live is None or live.owner_uid != record.uid:
             await self._refuse_foreign(record, manifest)
         try:
-            answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER)
+            answer = await self._apply(manifest, field_manager=FIELD_MANAGER)
         except Refused:
             if live is None or not drifted:
                 raise
             await self._replace_lists(manifest, live.uid)
-            answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER)
+            answer = await self._apply(manifest, field_manager=FIELD_MANAGER)
         if not holds(answer, _body(manifest)):
             log.error("an applied child differs from what was rendered", kind=kind, deployment=str(record.key))
         self._tables[kind].upsert(answer)
@@ -183,7 +179,7 @@ class Writer:
         return (live is None and known) or drifted
 
     async def _write_replicas(self, key: Key, uid: str, count: int) -> None:
-        answer = await self._kubernetes.apply(replicas_patch(key, uid, count), field_manager=SCALE_FIELD_MANAGER)
+        answer = await self._apply(replicas_patch(key, uid, count), field_manager=SCALE_FIELD_MANAGER)
         self._tables["Deployment"].upsert(answer)
 
     async def _replace_lists(self, manifest: Json, uid: str) -> None:
@@ -196,22 +192,33 @@ class Writer:
             manifest["apiVersion"], manifest["kind"], namespace=metadata["namespace"], name=metadata["name"]
         )
         body = {"metadata": {"uid": uid}, "spec": manifest["spec"]}
-        answer = await self._kubernetes.merge_patch(path, body, field_manager=REPAIR_FIELD_MANAGER)
+        answer = await self._patch(path, body, field_manager=REPAIR_FIELD_MANAGER)
         # What this patch owns no later apply could remove: it gives its fields up again.
         owners = [
             entry for entry in answer["metadata"]["managedFields"] if entry.get("manager") != REPAIR_FIELD_MANAGER
         ]
         version = answer["metadata"]["resourceVersion"]
-        await self._kubernetes.merge_patch(path, {"metadata": {"managedFields": owners, "resourceVersion": version}})
+        await self._patch(path, {"metadata": {"managedFields": owners, "resourceVersion": version}})
 
     async def _mark(self, key: Key, pod: str) -> None:
         path = resource_path("v1", "Pod", namespace=key.namespace, name=pod)
         try:
-            await self._kubernetes.merge_patch(
-                path, {"metadata": {"annotations": {DELETION_COST_ANNOTATION: VICTIM_COST}}}
-            )
+            await self._patch(path, {"metadata": {"annotations": {DELETION_COST_ANNOTATION: VICTIM_COST}}})
         except NotFound:
             return  # gone by itself
+
+    async def _apply(self, manifest: Json, *, field_manager: str) -> Json:
+        self._ask_leadership()
+        return await self._kubernetes.apply(manifest, field_manager=field_manager)
+
+    async def _patch(self, path: str, body: Json, *, field_manager: str = FIELD_MANAGER) -> Json:
+        self._ask_leadership()
+        return await self._kubernetes.merge_patch(path, body, field_manager=field_manager)
+
+    def _ask_leadership(self) -> None:
+        """Refuse a write that is no longer this process's: it may have been paused since the one before."""
+        if not self._leadership.held():
+            raise NotLeading("this process does not lead any more")
 
     async def _refuse_foreign(self, record: DeploymentRecord, manifest: Json) -> None:
         """Make sure that no object of somebody else has the name: apply would take it over."""
@@ -234,6 +241,10 @@ class Writer:
 def _body(manifest: Json) -> Json:
     # Items of a list carry neither apiVersion nor kind; their collection says both.
     return {"metadata": manifest["metadata"], "spec": manifest["spec"]}
+
+
+class NotLeading(KubernetesError):
+    """The lease is not held, so nothing may be written."""
 
 
 class _NameTaken(Exception):

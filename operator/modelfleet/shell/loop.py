@@ -297,6 +297,8 @@ class FleetLoop:
                 self._background.start(("class", name), lambda n=name, s=new: self._write_class(n, s))  # type: ignore[misc]
 
     async def _write_class(self, name: str, status: Json) -> bool:
+        if not self._leadership.held():
+            return False
         manifest = {
             "apiVersion": API_VERSION,
             "kind": "AcceleratorClass",
