@@ -15,6 +15,7 @@ from urllib3.util.retry import Retry
 
 from modelfleet.adapters.exposition import PLAUSIBLE
 from modelfleet.adapters.source import Target, plausible_throughput
+from modelfleet.api.engine import Engine
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS, Dialect, Metric
 
@@ -72,7 +73,8 @@ class Prometheus:
         # The next refresh is the retry: a slow server must not be asked three times at once.
         self._connection = PrometheusConnect(url=url, retry=Retry(total=0))
         self._interval = scrape_interval_seconds
-        self._queries = queries(max(30, round(4 * scrape_interval_seconds)))
+        self._rate_window_seconds = max(30, round(4 * scrape_interval_seconds))
+        self._queries = queries(self._rate_window_seconds)
         self._signals: dict[str, PodSignals] = {}
         self._asked_at = float("-inf")
         self._failing = False
@@ -82,6 +84,10 @@ class Prometheus:
     def max_age_seconds(self) -> float:
         """Return three scrape intervals and what a query may take."""
         return 3 * self._interval + QUERY_TIMEOUT_SECONDS
+
+    def rate_window_seconds(self, engine: Engine) -> float:
+        """Return the window of every rate that is asked for, whatever the engine."""
+        return float(self._rate_window_seconds)
 
     def signals(self, uid: str) -> PodSignals:
         """Return the last signals of a pod."""

@@ -16,6 +16,7 @@ import aiohttp
 from modelfleet.adapters.counters import CounterWindow
 from modelfleet.adapters.exposition import BadExposition, fold, read
 from modelfleet.adapters.source import Target, plausible_throughput
+from modelfleet.api.engine import Engine
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS, Dialect, Metric
 
@@ -63,6 +64,10 @@ class Scraper:
         """Return the age beyond which a sample is stale: three periods as the budget stretches them."""
         stretched = max(self._period, len(self._pods) / self._budget)
         return 3 * stretched + TIMEOUT_SECONDS
+
+    def rate_window_seconds(self, engine: Engine) -> float:
+        """Return the dialect's window: as short as the engine's counters allow."""
+        return DIALECTS[engine].rate_window_seconds
 
     def signals(self, uid: str) -> PodSignals:
         """Return the last signals of a pod."""

@@ -43,6 +43,9 @@ class SignalSource(Protocol):
     def max_age_seconds(self) -> float:
         """Return the age beyond which a sample is stale."""
 
+    def rate_window_seconds(self, engine: Engine) -> float:
+        """Return the span over which an engine's counter rates are taken."""
+
     def signals(self, uid: str) -> PodSignals:
         """Return the last signals of a pod."""
 

@@ -95,7 +95,7 @@ def _observed(
         else None,
         pods=tuple(_pod(pod, source) for pod in mirror.own_pods(record.key)),
         recorded_desired=record.recorded_desired,
-        rate_window_seconds=DIALECTS[runtime.engine].rate_window_seconds
+        rate_window_seconds=source.rate_window_seconds(runtime.engine)
         if isinstance(runtime, InferenceRuntimeSpec)
         else 0.0,
         prior_output_tokens_per_second=_prior(spec, runtime),
