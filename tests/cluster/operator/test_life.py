@@ -178,7 +178,7 @@ def test_a_stall_of_the_api_server_ends_the_leader_but_writes_nothing(
     """Longer than the lease, no replica moves: the leader exits rather than guess, the standby waits and goes on."""
     team.deploy(scaling={"minReplicas": 2})
     team.await_ready(replicas=2)
-    operator.await_ticks(12)
+    operator.await_ticks(3)
     before, audit = team.versions(), Audit(team.sandbox)
     with stalled_api_server(team.sandbox):
         code = operator.process.wait(20)
@@ -198,7 +198,7 @@ def test_a_short_stall_of_the_api_server_is_lived_through(team: Team, operator: 
     """Two seconds without an answer: the same process leads on, and nothing was written."""
     team.deploy()
     team.await_ready()
-    operator.await_ticks(12)
+    operator.await_ticks(3)
     before = team.versions()
     with stalled_api_server(team.sandbox):
         time.sleep(2)

@@ -14,10 +14,7 @@ from sandbox.cluster import Sandbox
 from tests.cluster.operator.scene import (
     CHILD_KINDS,
     MODEL,
-    Audit,
-    Cast,
     Team,
-    Watched,
     create_runtime,
     ready,
     same,
@@ -103,24 +100,6 @@ def _arguments_of_ready_pods(team: Team) -> list[str]:
     """Return the arguments, once all ready pods agree on them."""
     found = {tuple(pod["spec"]["containers"][0]["args"]) for pod in team.pods() if ready(pod)}
     return list(found.pop()) if len(found) == 1 else []
-
-
-def test_a_restarted_operator_adopts_and_writes_nothing(cast: Cast, team: Team, operator: Watched) -> None:
-    """The next process finds the objects as they should be: neither children nor statuses nor events are written."""
-    for name in ("llama", "mistral", "qwen"):
-        team.deploy(name)
-    for name in ("llama", "mistral", "qwen"):
-        team.await_ready(name)
-        same(("True", "Fresh"), lambda name=name: team.condition("MetricsFresh", name))  # type: ignore[misc]
-    operator.await_ticks(3)
-    before, audit = team.versions(), Audit(team.sandbox)
-    assert operator.end() == 0
-    successor = cast.only()
-    # Longer than the 10 s for which a process that has just begun may lack a signal.
-    successor.await_ticks(12)
-
-    assert before == team.versions()
-    assert [write for write in audit.writes(by=successor) if team.namespace in write] == []
 
 
 def test_a_deployment_made_anew_under_its_name_gets_children_of_its_own(team: Team) -> None:
