@@ -237,6 +237,12 @@ class Team:
         }
 
 
+def teams(sandbox: Sandbox) -> list[str]:
+    """Return the teams' namespaces that are there, those being deleted included."""
+    names = (item["metadata"]["name"] for item in sandbox.request("GET", "/api/v1/namespaces")["items"])
+    return [name for name in names if name.startswith("team-")]
+
+
 def ready(pod: Json) -> bool:
     """Return whether a pod is ready and stays."""
     conditions = pod["status"].get("conditions", [])

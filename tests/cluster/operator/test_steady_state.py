@@ -7,7 +7,7 @@ from collections import Counter
 
 import pytest
 
-from tests.cluster.operator.scene import Audit, Cast, Team, Watched, described, same, until
+from tests.cluster.operator.scene import Audit, Cast, Team, Watched, described, same, teams, until
 
 pytestmark = pytest.mark.xdist_group("operator-objects")
 
@@ -20,6 +20,8 @@ def test_a_restart_and_a_minute_of_ten_idle_deployments_write_nothing(
     cast: Cast, team: Team, operator: Watched
 ) -> None:
     """The next process adopts what it finds; then it renews its Lease, and asks and writes nothing else."""
+    # What earlier tests left behind is still being deleted, and the operator reports its end.
+    until(lambda: teams(team.sandbox) == [team.namespace])
     names = [f"model-{number}" for number in range(IDLE_DEPLOYMENTS)]
     for name in names:
         team.deploy(name)
