@@ -5,7 +5,7 @@ from collections.abc import Sequence as Seq
 from dataclasses import dataclass, field
 from typing import Final
 
-from sandbox.engine.batch import Batch, Sequence, Step, Token
+from modelfleet.simulate.batch import Batch, Sequence, Step, Token
 from sandbox.engine.profile import EngineProfile
 
 THROUGHPUT_STEPS: Final = 40

@@ -5,9 +5,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Final
 
-from sandbox.engine import batch as batching
+from modelfleet.simulate import batch as batching
 from sandbox.engine import dialects
-from sandbox.engine.batch import Batch, Sequence
+from modelfleet.simulate.batch import Batch, Sequence
 from sandbox.engine.dialects import DIALECTS, Dialect, Rank
 from sandbox.engine.faults import Fault, FaultKind, distorted, stalls, step_factor
 from sandbox.engine.meters import Meters

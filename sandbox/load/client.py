@@ -13,7 +13,7 @@ import aiohttp
 
 from modelfleet.api.meta import Key
 from sandbox.engine.reflect import KubeApi
-from sandbox.load.arrivals import Arrival
+from modelfleet.simulate.arrivals import Arrival
 from sandbox.load.pool import Endpoint, Pool, follow_deployment
 from sandbox.load.report import Progress, Report, Tally
 

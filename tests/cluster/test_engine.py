@@ -17,7 +17,7 @@ import pytest
 
 from modelfleet.api.meta import Key
 from sandbox.cluster import CHECKOUT, Sandbox
-from sandbox.load.arrivals import Arrival
+from modelfleet.simulate.arrivals import Arrival
 from sandbox.load.client import run_load
 from sandbox.load.report import Report
 

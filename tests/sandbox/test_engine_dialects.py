@@ -7,7 +7,7 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from sandbox.engine.batch import Batch, Sequence, begin, complete, submit
+from modelfleet.simulate.batch import Batch, Sequence, begin, complete, submit
 from sandbox.engine.dialects import DIALECTS, Engine, Rank, render_iteration_stats, render_loading
 from sandbox.engine.meters import Meters
 from sandbox.engine.profile import EngineProfile

@@ -7,7 +7,8 @@ import json
 import pytest
 
 from sandbox.engine.faults import Fault, FaultError, FaultKind, parse_fault
-from sandbox.engine.profile import CALIBRATIONS, EngineProfile, ProfileError, noise, parse_profile
+from modelfleet.simulate.calibration import CALIBRATIONS, noise
+from sandbox.engine.profile import EngineProfile, ProfileError, parse_profile
 
 
 def test_no_annotation_is_the_default_calibration() -> None:

@@ -11,7 +11,7 @@ from dataclasses import asdict
 import pytest
 
 from sandbox.engine.faults import Fault, FaultKind
-from sandbox.load.arrivals import Arrival
+from modelfleet.simulate.arrivals import Arrival
 from sandbox.load.client import Generator, Patience
 from sandbox.load.pool import Endpoint, Pool
 from sandbox.load.report import Progress

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from modelfleet.api.meta import Key
-from sandbox.load.arrivals import Arrival
+from modelfleet.simulate.arrivals import Arrival
 from sandbox.load.client import run_load
 from tests.cluster.operator.scene import Cast, History, Json, Team, same, scale_in_after, until
 

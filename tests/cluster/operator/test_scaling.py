@@ -10,7 +10,7 @@ import pytest
 
 from modelfleet.api.meta import Key
 from sandbox.cluster import Sandbox
-from sandbox.load.arrivals import Arrival
+from modelfleet.simulate.arrivals import Arrival
 from sandbox.load.client import run_load
 from sandbox.load.report import Report
 from tests.cluster.operator.scene import History, Team, Watched, gpu_class, ready, same, scale_in_after, until

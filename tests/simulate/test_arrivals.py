@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from sandbox.load.arrivals import Arrival, Lengths, Replay, replayed, scaled
+from modelfleet.simulate.arrivals import Arrival, Lengths, Replay, replayed, scaled
 from sandbox.load.latency import Percentiles, Sketch
-from sandbox.load.shapes import Shape, rate_at, shape_arrivals
-from sandbox.load.traces import UnknownFormat, parse_trace, read_trace
+from modelfleet.simulate.shapes import Shape, rate_at, shape_arrivals
+from modelfleet.simulate.traces import UnknownFormat, parse_trace, read_trace
 
 LENGTHS = Lengths(prompt_tokens=100, output_tokens=10)
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandbox.engine.batch import Batch, Sequence, Token, begin, cancel, complete, submit
+from modelfleet.simulate.batch import Batch, Sequence, Token, begin, cancel, complete, submit
 from sandbox.engine.profile import EngineProfile
 
 PROFILE = EngineProfile(

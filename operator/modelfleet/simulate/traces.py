@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
 
-from sandbox.load.arrivals import MAX_TOKENS, Arrival, Lengths, scaled
+from modelfleet.simulate.arrivals import MAX_TOKENS, Arrival, Lengths, scaled
 
 BAD_ROW_SAMPLES: Final = 3
 SERVEGEN_WINDOW_SECONDS: Final = 600.0

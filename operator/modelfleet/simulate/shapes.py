@@ -7,7 +7,7 @@ from enum import StrEnum
 from types import MappingProxyType
 from typing import Final
 
-from sandbox.load.arrivals import Arrival, Lengths
+from modelfleet.simulate.arrivals import Arrival, Lengths
 
 BURST_SHAPE: Final = 0.25
 """Gamma shape of the burst's inter-arrival times: a coefficient of variation of 2."""

@@ -1,0 +1,147 @@
+"""What a run was worth: GPU-hours, latencies, and how many requests met their targets."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+
+from modelfleet.simulate.policy import Setting
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """What became of one request.
+
+    Attributes:
+        at_seconds: When it arrived.
+        ttft_seconds: Time to its first token; None when the run ended before.
+        tpot_seconds: Mean time between its tokens; None when it did not finish, 0 for a single token.
+    """
+
+    at_seconds: float
+    ttft_seconds: float | None
+    tpot_seconds: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """The deployment at one moment of a run, for pictures.
+
+    Attributes:
+        at_seconds: Since the start.
+        desired: Replicas asked for.
+        pods: Pods that hold GPUs, draining ones included.
+        ready: Pods that serve.
+        queued: Requests that wait, at the gateway or in an engine.
+        running: Requests in batches.
+        arrived: Requests that arrived so far.
+    """
+
+    at_seconds: float
+    desired: int
+    pods: int
+    ready: int
+    queued: int
+    running: int
+    arrived: int
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """A policy's run over a trace.
+
+    Attributes:
+        policy: Its name.
+        setting: How it was tuned.
+        seconds: Length of the run, which GPU-hours are counted over.
+        gpu_seconds: GPUs held, summed over the run: from a pod's creation to its end.
+        served: Every request, in order of arrival.
+        timeline: A moment every few seconds.
+        scales: Times and sizes of the changes of the replica count that was asked for.
+    """
+
+    policy: str
+    setting: Setting
+    seconds: float
+    gpu_seconds: float
+    served: Sequence[Served]
+    timeline: Sequence[Moment]
+    scales: Sequence[tuple[float, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """A run in numbers; the fields of the JSON output.
+
+    Attributes:
+        policy: Name.
+        target: Its tuned knob.
+        min_replicas: Its tuned minimum.
+        gpu_hours: GPUs held times hours.
+        attainment: Share of requests that met both latency targets; an unfinished one met none.
+        violations: Requests that did not.
+        requests: All of them.
+        ttft_p50_s, ttft_p99_s: Time to first token; an unfinished request counts as infinite (None in JSON).
+        tpot_p50_ms, tpot_p99_ms: Mean time between tokens.
+        reversals_per_hour: How often a change of the replica count went the other way than the one before.
+        max_replicas: Most pods at once.
+        unfinished: Requests that had not finished at the end.
+    """
+
+    policy: str
+    target: float
+    min_replicas: int
+    gpu_hours: float
+    attainment: float
+    violations: int
+    requests: int
+    ttft_p50_s: float | None
+    ttft_p99_s: float | None
+    tpot_p50_ms: float | None
+    tpot_p99_ms: float | None
+    reversals_per_hour: float
+    max_replicas: int
+    unfinished: int
+
+
+def score(run: Run, *, ttft_seconds: float, tpot_seconds: float) -> Score:
+    """Judge a run by its latency targets."""
+    met = sum(1 for each in run.served if _met(each, ttft_seconds, tpot_seconds))
+    requests = len(run.served)
+    signs = [1 if change > 0 else -1 for _, change in run.scales]
+    reversals = sum(1 for before, after in zip(signs, signs[1:], strict=False) if before != after)
+    ttft = [each.ttft_seconds for each in run.served]
+    tpot = [None if each.tpot_seconds is None else each.tpot_seconds * 1000.0 for each in run.served]
+    return Score(
+        policy=run.policy,
+        target=run.setting.target,
+        min_replicas=run.setting.min_replicas,
+        gpu_hours=run.gpu_seconds / 3600.0,
+        attainment=met / requests if requests else 1.0,
+        violations=requests - met,
+        requests=requests,
+        ttft_p50_s=percentile(ttft, 0.50),
+        ttft_p99_s=percentile(ttft, 0.99),
+        tpot_p50_ms=percentile(tpot, 0.50),
+        tpot_p99_ms=percentile(tpot, 0.99),
+        reversals_per_hour=reversals / run.seconds * 3600.0 if run.seconds > 0 else 0.0,
+        max_replicas=max((moment.pods for moment in run.timeline), default=0),
+        unfinished=sum(1 for each in run.served if each.tpot_seconds is None),
+    )
+
+
+def _met(each: Served, ttft_seconds: float, tpot_seconds: float) -> bool:
+    return (
+        each.ttft_seconds is not None
+        and each.tpot_seconds is not None
+        and each.ttft_seconds <= ttft_seconds
+        and each.tpot_seconds <= tpot_seconds
+    )
+
+
+def percentile(values: Sequence[float | None], share: float) -> float | None:
+    """Return the nearest-rank percentile, None counting as infinite; None when it falls there or nowhere."""
+    if not values:
+        return None
+    rank = ceil(share * len(values)) - 1
+    known = sorted(value for value in values if value is not None)
+    return known[rank] if rank < len(known) else None
