@@ -5,18 +5,19 @@ from typing import Annotated, Final, Literal
 
 from pydantic import Field, ValidationError
 
-from modelfleet.simulate.calibration import Fraction, ReplicaModel, Tokens, noise
+from modelfleet.simulate.calibration import Fraction, ServiceModel, Tokens, noise
 
 PROFILE_ANNOTATION: Final = "sandbox.modelfleet.dev/engine"
 
 Seconds = Annotated[float, Field(ge=0.0, le=7200.0)]
 
+
 class ProfileError(ValueError):
     """The profile annotation is not a valid EngineProfile."""
 
 
-class EngineProfile(ReplicaModel):
-    """Every knob of a simulated engine: its replica model, its start and what else a pod shows."""
+class EngineProfile(ServiceModel):
+    """Every knob of a simulated engine: how fast it is, its start and what else a pod shows."""
 
     image_pull_seconds: Seconds = 2.0
     """From scheduled to running."""

@@ -7,7 +7,7 @@ running sequence emits one token). Requests may be submitted or cancelled betwee
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
-from modelfleet.simulate.calibration import ReplicaModel, noise
+from modelfleet.simulate.calibration import ServiceModel, noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +85,7 @@ def cancel(batch: Batch, ids: Iterable[int]) -> Batch:
     )
 
 
-def begin(batch: Batch, profile: ReplicaModel, *, at_seconds: float) -> tuple[Batch, Step]:
+def begin(batch: Batch, profile: ServiceModel, *, at_seconds: float) -> tuple[Batch, Step]:
     """Start a step: preempt until every running sequence can grow, then admit from the queue's head.
 
     Admission stops at the first sequence that does not fit (FIFO: nothing overtakes), at `max_running`, when

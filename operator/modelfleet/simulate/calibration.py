@@ -78,8 +78,8 @@ CALIBRATIONS: Final = MappingProxyType(
 CalibrationName = Literal["llama-3.1-8b-h100", "llama-2-70b-h100-tp8", "llama-3-8b-a100"]
 
 
-class ReplicaModel(BaseModel):
-    """The limits and service times of one replica. Fields left out come from the calibration named."""
+class ServiceModel(BaseModel):
+    """The limits and service times of one engine. Fields left out come from the calibration named."""
 
     model_config = ConfigDict(
         frozen=True,
@@ -92,8 +92,6 @@ class ReplicaModel(BaseModel):
 
     calibration: CalibrationName = DEFAULT_CALIBRATION
     """Where unset service times and the KV capacity come from."""
-    gpus: Annotated[int, Field(ge=1, le=64)] = 1
-    """GPUs that one replica holds."""
     max_running: Annotated[int, Field(ge=1, le=4096)] = 256
     """Sequences in one batch, per data-parallel rank (vLLM's max_num_seqs)."""
     max_batched_tokens: Annotated[int, Field(ge=1, le=1_000_000)] = 8192
@@ -127,7 +125,7 @@ class ReplicaModel(BaseModel):
             return values
         filled = dict(values)
         for field, value in calibration.model_dump(exclude={"source"}).items():
-            if field not in filled and to_camel(field) not in filled:
+            if field in cls.model_fields and field not in filled and to_camel(field) not in filled:
                 filled[field] = value
         return filled
 
@@ -137,6 +135,13 @@ class ReplicaModel(BaseModel):
         if self.decode_base_ms < 0.1:
             raise ValueError("decodeBaseMs must be at least 0.1")
         return self
+
+
+class ReplicaModel(ServiceModel):
+    """A service model and what it costs."""
+
+    gpus: Annotated[int, Field(ge=1, le=64)] = 1
+    """GPUs that one replica holds."""
 
 
 def load_replica_model(name_or_path: str) -> ReplicaModel:
