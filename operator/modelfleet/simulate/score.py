@@ -52,8 +52,9 @@ class Run:
     Attributes:
         policy: Its name.
         setting: How it was tuned.
-        seconds: Length of the run, which GPU-hours are counted over.
-        gpu_seconds: GPUs held, summed over the run: from a pod's creation to its end.
+        seconds: Length of the run; it ends with its last request or a little later.
+        gpus_per_replica: GPUs that one pod holds.
+        pods: From when to when each pod held its GPUs: starting, serving and draining.
         served: Every request, in order of arrival.
         timeline: A moment every few seconds.
         scales: Times and sizes of the changes of the replica count that was asked for.
@@ -62,7 +63,8 @@ class Run:
     policy: str
     setting: Setting
     seconds: float
-    gpu_seconds: float
+    gpus_per_replica: int
+    pods: Sequence[tuple[float, float]]
     served: Sequence[Served]
     timeline: Sequence[Moment]
     scales: Sequence[tuple[float, int]]
@@ -103,19 +105,33 @@ class Score:
     unfinished: int
 
 
-def score(run: Run, *, ttft_seconds: float, tpot_seconds: float) -> Score:
-    """Judge a run by its latency targets."""
-    met = sum(1 for each in run.served if _met(each, ttft_seconds, tpot_seconds))
-    requests = len(run.served)
-    signs = [1 if change > 0 else -1 for _, change in run.scales]
+def score(
+    run: Run, *, ttft_seconds: float, tpot_seconds: float, begins: float = 0.0, ends: float | None = None
+) -> Score:
+    """Judge a run, or the part of it between two times, by its latency targets.
+
+    Args:
+        run: What happened.
+        ttft_seconds: Longest time to first token that meets the target.
+        tpot_seconds: Longest mean time between tokens that does.
+        begins: Requests and GPU-hours before this do not count.
+        ends: Nor do those from this on; None is the run's end.
+    """
+    until = run.seconds if ends is None else min(ends, run.seconds)
+    served = [each for each in run.served if begins <= each.at_seconds < until]
+    met = sum(1 for each in served if _met(each, ttft_seconds, tpot_seconds))
+    requests = len(served)
+    signs = [1 if change > 0 else -1 for at, change in run.scales if begins <= at < until]
     reversals = sum(1 for before, after in zip(signs, signs[1:], strict=False) if before != after)
-    ttft = [each.ttft_seconds for each in run.served]
-    tpot = [None if each.tpot_seconds is None else each.tpot_seconds * 1000.0 for each in run.served]
+    ttft = [each.ttft_seconds for each in served]
+    tpot = [None if each.tpot_seconds is None else each.tpot_seconds * 1000.0 for each in served]
+    held = sum(max(0.0, min(gone, until) - max(made, begins)) for made, gone in run.pods)
+    hours = (until - begins) / 3600.0
     return Score(
         policy=run.policy,
         target=run.setting.target,
         min_replicas=run.setting.min_replicas,
-        gpu_hours=run.gpu_seconds / 3600.0,
+        gpu_hours=held * run.gpus_per_replica / 3600.0,
         attainment=met / requests if requests else 1.0,
         violations=requests - met,
         requests=requests,
@@ -123,9 +139,9 @@ def score(run: Run, *, ttft_seconds: float, tpot_seconds: float) -> Score:
         ttft_p99_s=percentile(ttft, 0.99),
         tpot_p50_ms=percentile(tpot, 0.50),
         tpot_p99_ms=percentile(tpot, 0.99),
-        reversals_per_hour=reversals / run.seconds * 3600.0 if run.seconds > 0 else 0.0,
-        max_replicas=max((moment.pods for moment in run.timeline), default=0),
-        unfinished=sum(1 for each in run.served if each.tpot_seconds is None),
+        reversals_per_hour=reversals / hours if hours > 0 else 0.0,
+        max_replicas=max((moment.pods for moment in run.timeline if begins <= moment.at_seconds < until), default=0),
+        unfinished=sum(1 for each in served if each.tpot_seconds is None),
     )
 
 
