@@ -118,7 +118,8 @@ def score(
         ends: Nor do those from this on; None is the run's end.
     """
     until = run.seconds if ends is None else min(ends, run.seconds)
-    served = [each for each in run.served if begins <= each.at_seconds < until]
+    # The last request comes at the run's very end.
+    served = [each for each in run.served if begins <= each.at_seconds and (ends is None or each.at_seconds < until)]
     met = sum(1 for each in served if _met(each, ttft_seconds, tpot_seconds))
     requests = len(served)
     signs = [1 if change > 0 else -1 for at, change in run.scales if begins <= at < until]
