@@ -4,7 +4,8 @@ Every builder is a frozen value whose methods return a changed copy, so that one
 
     deployment("llama").bounds(1, 8).asks(3).pods(ready("a").queue(41), starting("b"))
 
-A pod's samples are taken when the snapshot is, unless `stale` or `lost` says otherwise.
+A pod's samples are taken when the snapshot is, unless `stale` or `lost` says otherwise. Its time between tokens is
+the one signal that is missing until told: most engines have none while they are idle.
 """
 
 from __future__ import annotations
@@ -34,6 +35,7 @@ from modelfleet.decide.snapshot import Child, Fault, Missing, Node, Observed, Po
 NOW = 1_000_000.0
 """The moment most tests happen at, in seconds since the epoch."""
 MAX_AGE_SECONDS = 5.0
+NO_TOKEN = Missing("no token in the rate window", fault=False)
 
 
 # --- pods ---------------------------------------------------------------------------------------
@@ -70,9 +72,14 @@ class PodBuilder:
         """Finish requests."""
         return self._with(finished=per_second)
 
-    def lost(self, *names: Literal["queued", "running", "tokens", "finished", "kv"]) -> PodBuilder:
+    def inter_token(self, seconds: float) -> PodBuilder:
+        """Take this long from one token of a sequence to the next."""
+        return self._with(inter_token=seconds)
+
+    def lost(self, *names: Literal["queued", "running", "tokens", "finished", "kv", "inter_token"]) -> PodBuilder:
         """Lose the named signals, or all of them."""
-        return self._with(**dict.fromkeys(names or self.values))
+        every = (*self.values, "inter_token")
+        return self._with(**dict.fromkeys(names or every))
 
     def stale(self, seconds: float) -> PodBuilder:
         """Let the last samples be this old."""
@@ -122,6 +129,7 @@ class PodBuilder:
                 output_tokens_per_second=reading("tokens"),
                 finished_requests_per_second=reading("finished"),
                 kv_cache_utilization=reading("kv"),
+                inter_token_seconds=reading("inter_token") if "inter_token" in self.values else NO_TOKEN,
             ),
         )
 

@@ -437,7 +437,7 @@ def _tgi(engine: Engine) -> str:
         (
             "tgi_request_mean_time_per_token_duration",
             "Mean time per token per request (in seconds)",
-            lambda m: m.mean_token_time,
+            lambda m: m.mean_batch_time,
         ),
     )
     for name, help_text, histogram in histograms:
@@ -588,11 +588,14 @@ def _nim(engine: Engine) -> str:
 
 
 def _llamacpp(engine: Engine) -> str:
-    """llama.cpp. No labels, no histograms; predicted tokens move when a slot is released, prompt tokens at prefill."""
+    """llama.cpp. No labels, no histograms; predicted tokens move when a slot is released, prompt tokens at prefill.
+
+    Trap: the predicted seconds are a slot's from its first token to its last, one interval less than it has tokens.
+    """
     prompt_tokens = _total(engine, lambda r: r.meters.prompt_tokens - r.meters.cached_prompt_tokens)
     prompt_seconds = _total(engine, lambda r: r.meters.prefill_seconds)
     predicted = _total(engine, lambda r: r.meters.released_generation_tokens)
-    predicted_seconds = _total(engine, lambda r: r.meters.decode_seconds)
+    predicted_seconds = _total(engine, lambda r: r.meters.released_generation_seconds)
     decodes = _total(engine, lambda r: r.meters.decode_steps)
     page = _Page(number=_plain_number)
     for name, help_text, value in (

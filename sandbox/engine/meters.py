@@ -69,7 +69,8 @@ class Meters:
     Tokens are counted twice: `prompt_tokens` and `generation_tokens` as they happen (vLLM), and the
     `finished_*` ones when a request ends well (SGLang, TGI, TensorRT-LLM). Which one an engine shows is its
     dialect's business. `released_*` counts those cut off as well (llama.cpp), `logged_*` is what SGLang's
-    scheduler last wrote down.
+    scheduler last wrote down. The time between tokens is counted by token (`inter_token_latency`), by finished
+    request from its first token on (`mean_token_time`) or from its admission on (`mean_batch_time`, TGI).
     """
 
     buckets: Buckets
@@ -80,6 +81,7 @@ class Meters:
     generation_tokens: int = 0
     logged_generation_tokens: int = 0
     released_generation_tokens: int = 0
+    released_generation_seconds: float = 0.0
     finished: int = 0
     finished_prompt_tokens: int = 0
     finished_cached_prompt_tokens: int = 0
@@ -89,7 +91,6 @@ class Meters:
     decode_steps: int = 0
     busy_slot_steps: int = 0
     prefill_seconds: float = 0.0
-    decode_seconds: float = 0.0
     last_step_seconds: float = 0.0
     longest_sequence_tokens: int = 0
     time_to_first_token: Histogram = field(init=False)
@@ -97,6 +98,7 @@ class Meters:
     request_latency: Histogram = field(init=False)
     queue_time: Histogram = field(init=False)
     mean_token_time: Histogram = field(init=False)
+    mean_batch_time: Histogram = field(init=False)
     request_prompt_tokens: Histogram = field(init=False)
     request_generation_tokens: Histogram = field(init=False)
     _throughput: float = 0.0
@@ -112,6 +114,7 @@ class Meters:
         self.request_latency = Histogram(self.buckets.request_latency)
         self.queue_time = Histogram(self.buckets.request_latency)
         self.mean_token_time = Histogram(self.buckets.inter_token_latency)
+        self.mean_batch_time = Histogram(self.buckets.inter_token_latency)
         self.request_prompt_tokens = Histogram(self.buckets.request_tokens)
         self.request_generation_tokens = Histogram(self.buckets.request_tokens)
 
@@ -130,7 +133,6 @@ class Meters:
         self.decode_steps += 1
         self.busy_slot_steps += len(tokens)
         self.prefill_seconds += step.prefill_seconds
-        self.decode_seconds += step.duration_seconds - step.prefill_seconds
         self.last_step_seconds = step.duration_seconds
         self.generation_tokens += len(tokens)
         self._measure_throughput(len(tokens), step, at_seconds)
@@ -150,7 +152,7 @@ class Meters:
     def count_aborted(self, sequence: Sequence) -> None:
         """Count a request whose client went away: no engine's finish-time token counter moves."""
         self.aborted += 1
-        self.released_generation_tokens += sequence.generated_tokens
+        self._count_released(sequence)
 
     def gauges(self, batch: Batch, profile: EngineProfile, *, at_seconds: float) -> Gauges:
         """Return what the rank holds now."""
@@ -170,7 +172,7 @@ class Meters:
         self.finished_prompt_tokens += sequence.prompt_tokens
         self.finished_cached_prompt_tokens += sequence.cached_prompt_tokens
         self.finished_generation_tokens += sequence.generated_tokens
-        self.released_generation_tokens += sequence.generated_tokens
+        self._count_released(sequence)
         self.longest_sequence_tokens = max(self.longest_sequence_tokens, sequence.kv_tokens)
         self.request_latency.observe(at_seconds - sequence.arrived_at)
         self.request_prompt_tokens.observe(sequence.prompt_tokens)
@@ -178,6 +180,14 @@ class Meters:
         if sequence.generated_tokens > 1 and sequence.first_token_at is not None:
             decode_seconds = at_seconds - sequence.first_token_at
             self.mean_token_time.observe(decode_seconds / (sequence.generated_tokens - 1))
+        if sequence.admitted_at is not None:
+            self.mean_batch_time.observe((at_seconds - sequence.admitted_at) / sequence.generated_tokens)
+
+    def _count_released(self, sequence: Sequence) -> None:
+        self.released_generation_tokens += sequence.generated_tokens
+        if sequence.first_token_at is not None and sequence.last_token_at is not None:
+            # Each slot's own time: of two that generate side by side, both count.
+            self.released_generation_seconds += sequence.last_token_at - sequence.first_token_at
 
     def _measure_throughput(self, tokens: int, step: Step, at_seconds: float) -> None:
         began_at = at_seconds - step.duration_seconds

@@ -32,6 +32,19 @@ vllm:request_success_total{engine="0",finished_reason="abort",model_name="meta-l
 vllm:time_to_first_token_seconds_bucket{engine="0",le="0.001",model_name="meta-llama/Llama-3.1-8B-Instruct"} 0.0
 vllm:time_to_first_token_seconds_bucket{engine="0",le="+Inf",model_name="meta-llama/Llama-3.1-8B-Instruct"} 9137.0
 vllm:time_to_first_token_seconds_sum{engine="0",model_name="meta-llama/Llama-3.1-8B-Instruct"} 812.4
+# HELP vllm:inter_token_latency_seconds Histogram of inter-token latency in seconds.
+# TYPE vllm:inter_token_latency_seconds histogram
+vllm:inter_token_latency_seconds_bucket{engine="0",le="0.01",model_name="meta-llama/Llama-3.1-8B-Instruct"} 4211.0
+vllm:inter_token_latency_seconds_bucket{engine="0",le="+Inf",model_name="meta-llama/Llama-3.1-8B-Instruct"} 1.818263e+06
+vllm:inter_token_latency_seconds_count{engine="0",model_name="meta-llama/Llama-3.1-8B-Instruct"} 1.818263e+06
+vllm:inter_token_latency_seconds_sum{engine="0",model_name="meta-llama/Llama-3.1-8B-Instruct"} 40001.75
+# HELP vllm:inter_token_latency_seconds_created Histogram of inter-token latency in seconds.
+# TYPE vllm:inter_token_latency_seconds_created gauge
+vllm:inter_token_latency_seconds_created{engine="0",model_name="meta-llama/Llama-3.1-8B-Instruct"} 1.7299e+09
+# HELP vllm:request_time_per_output_token_seconds Histogram of time_per_output_token_seconds per request.
+# TYPE vllm:request_time_per_output_token_seconds histogram
+vllm:request_time_per_output_token_seconds_count{engine="0",model_name="meta-llama/Llama-3.1-8B-Instruct"} 9100.0
+vllm:request_time_per_output_token_seconds_sum{engine="0",model_name="meta-llama/Llama-3.1-8B-Instruct"} 218.5
 """
 
 VLLM_DATA_PARALLEL = """\
@@ -45,6 +58,10 @@ vllm:generation_tokens_total{engine="0",model_name="m"} 5000.0
 vllm:generation_tokens_total{engine="1",model_name="m"} 4000.0
 vllm:request_success_total{engine="0",finished_reason="stop",model_name="m"} 50.0
 vllm:request_success_total{engine="1",finished_reason="stop",model_name="m"} 40.0
+vllm:inter_token_latency_seconds_count{engine="0",model_name="m"} 4950.0
+vllm:inter_token_latency_seconds_sum{engine="0",model_name="m"} 99.0
+vllm:inter_token_latency_seconds_count{engine="1",model_name="m"} 3960.0
+vllm:inter_token_latency_seconds_sum{engine="1",model_name="m"} 59.5
 """
 
 VLLM_BEFORE_0_10 = """\
@@ -53,6 +70,10 @@ vllm:num_requests_waiting{model_name="m"} 0.0
 vllm:gpu_cache_usage_perc{model_name="m"} 0.25
 vllm:generation_tokens_total{model_name="m"} 900.0
 vllm:request_success_total{finished_reason="stop",model_name="m"} 9.0
+vllm:time_per_output_token_seconds_sum{model_name="m"} 17.82
+vllm:time_per_output_token_seconds_bucket{le="0.01",model_name="m"} 31.0
+vllm:time_per_output_token_seconds_bucket{le="+Inf",model_name="m"} 891.0
+vllm:time_per_output_token_seconds_count{model_name="m"} 891.0
 """
 
 SGLANG = """\
@@ -77,6 +98,12 @@ sglang:generation_tokens_total{model_name="m"} 70000.0
 # HELP sglang:num_requests_total Number of requests processed.
 # TYPE sglang:num_requests_total counter
 sglang:num_requests_total{model_name="m"} 350.0
+# HELP sglang:inter_token_latency_seconds Histogram of inter-token latency in seconds.
+# TYPE sglang:inter_token_latency_seconds histogram
+sglang:inter_token_latency_seconds_sum{model_name="m"} 836.0
+sglang:inter_token_latency_seconds_bucket{le="0.002",model_name="m"} 0.0
+sglang:inter_token_latency_seconds_bucket{le="+Inf",model_name="m"} 69650.0
+sglang:inter_token_latency_seconds_count{model_name="m"} 69650.0
 """
 
 TGI = """\
@@ -93,6 +120,11 @@ tgi_request_generated_tokens_bucket{le="64"} 800
 tgi_request_generated_tokens_bucket{le="+Inf"} 1210
 tgi_request_generated_tokens_sum 242000
 tgi_request_generated_tokens_count 1210
+# TYPE tgi_request_mean_time_per_token_duration histogram
+tgi_request_mean_time_per_token_duration_bucket{le="0.00010000000000000002"} 0
+tgi_request_mean_time_per_token_duration_bucket{le="+Inf"} 1210
+tgi_request_mean_time_per_token_duration_sum 36.3
+tgi_request_mean_time_per_token_duration_count 1210
 """
 
 TRTLLM = """\
@@ -111,6 +143,12 @@ trtllm_generation_tokens_total{engine_type="pytorch",model_name="m"} 3300.0
 # HELP trtllm_request_success_total Count of successfully processed requests
 # TYPE trtllm_request_success_total counter
 trtllm_request_success_total{engine_type="pytorch",finished_reason="stop",model_name="m"} 33.0
+# HELP trtllm_time_per_output_token_seconds Histogram of time per output token in seconds.
+# TYPE trtllm_time_per_output_token_seconds histogram
+trtllm_time_per_output_token_seconds_bucket{engine_type="pytorch",le="0.01",model_name="m"} 20.0
+trtllm_time_per_output_token_seconds_bucket{engine_type="pytorch",le="+Inf",model_name="m"} 32.0
+trtllm_time_per_output_token_seconds_count{engine_type="pytorch",model_name="m"} 32.0
+trtllm_time_per_output_token_seconds_sum{engine_type="pytorch",model_name="m"} 0.288
 """
 
 NIM = """\
@@ -130,6 +168,12 @@ generation_tokens_total{model_name="meta/llama-3.1-8b-instruct"} 55000.0
 # TYPE request_success_total counter
 request_success_total{finished_reason="stop",model_name="meta/llama-3.1-8b-instruct"} 500.0
 request_success_total{finished_reason="length",model_name="meta/llama-3.1-8b-instruct"} 11.0
+# HELP time_per_output_token_seconds Histogram of time per output token in seconds.
+# TYPE time_per_output_token_seconds histogram
+time_per_output_token_seconds_bucket{le="0.01",model_name="meta/llama-3.1-8b-instruct"} 54000.0
+time_per_output_token_seconds_bucket{le="+Inf",model_name="meta/llama-3.1-8b-instruct"} 54489.0
+time_per_output_token_seconds_count{model_name="meta/llama-3.1-8b-instruct"} 54489.0
+time_per_output_token_seconds_sum{model_name="meta/llama-3.1-8b-instruct"} 381.25
 """
 
 LLAMACPP = """\
@@ -139,6 +183,9 @@ llamacpp:prompt_tokens_total 1200
 # HELP llamacpp:tokens_predicted_total Number of generation tokens processed.
 # TYPE llamacpp:tokens_predicted_total counter
 llamacpp:tokens_predicted_total 5100
+# HELP llamacpp:tokens_predicted_seconds_total Predict process time
+# TYPE llamacpp:tokens_predicted_seconds_total counter
+llamacpp:tokens_predicted_seconds_total 186.25
 # HELP llamacpp:predicted_tokens_seconds Average generation throughput in tokens/s.
 # TYPE llamacpp:predicted_tokens_seconds gauge
 llamacpp:predicted_tokens_seconds 27.3

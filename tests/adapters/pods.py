@@ -85,14 +85,33 @@ def answers(page: str | bytes, *, status: str = "200 OK", headers: str = "") -> 
     return behave
 
 
-def page(*, queued: float = 0, running: float = 0, tokens: float = 0, finished: float = 0) -> str:
-    """Return a page of vLLM with these numbers."""
+def page(
+    *,
+    queued: float = 0,
+    running: float = 0,
+    tokens: float = 0,
+    finished: float = 0,
+    intervals: tuple[float, float] | None = None,
+) -> str:
+    """Return a page of vLLM with these numbers; `intervals` between tokens are their seconds and their count."""
+    histogram = "" if intervals is None else inter_token_histogram(*intervals)
     return (
         f'vllm:num_requests_waiting{{engine="0"}} {queued}\n'
         f'vllm:num_requests_running{{engine="0"}} {running}\n'
         f'vllm:generation_tokens_total{{engine="0"}} {tokens}\n'
         f'vllm:request_success_total{{engine="0",finished_reason="stop"}} {finished}\n'
-        f'vllm:kv_cache_usage_perc{{engine="0"}} 0.5\n'
+        f'vllm:kv_cache_usage_perc{{engine="0"}} 0.5\n' + histogram
+    )
+
+
+def inter_token_histogram(
+    seconds: float, count: float, *, name: str = "vllm:inter_token_latency_seconds", rank: int = 0
+) -> str:
+    """Return the lines of one rank's histogram."""
+    return (
+        f'{name}_bucket{{engine="{rank}",le="+Inf"}} {count}\n'
+        f'{name}_count{{engine="{rank}"}} {count}\n'
+        f'{name}_sum{{engine="{rank}"}} {seconds}\n'
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from modelfleet.adapters.counters import CounterWindow
+from modelfleet.adapters.counters import NO_TOKEN, CounterWindow, InterTokenWindow
 from modelfleet.decide.snapshot import Missing, Reading, Signal
 
 FIRST = ("uid", 0)
@@ -75,3 +75,64 @@ def test_a_window_holds_no_more_than_it_needs() -> None:
 
     assert len(actual) == 6
     assert window.rate() == Signal(10, 86_399)
+
+
+@dataclass(frozen=True)
+class Intervals:
+    """Samples as (second, sum of seconds, count, life), and the mean after the last."""
+
+    samples: tuple[tuple[float, float, float, tuple[str, int]], ...]
+    want: Reading
+
+
+def _intervals(
+    *samples: tuple[float, float, float], life: tuple[str, int] = FIRST
+) -> tuple[tuple[float, float, float, tuple[str, int]], ...]:
+    return tuple((at, seconds, tokens, life) for at, seconds, tokens in samples)
+
+
+INTERVALS = {
+    "nothing seen": Intervals((), ONE),
+    "one sample says nothing of now, whatever its mean": Intervals(_intervals((0, 40.0, 1000)), ONE),
+    "the increase of one by that of the other": Intervals(
+        _intervals((0, 40.0, 1000), (2, 46.0, 1200)), Signal(0.03, 2)
+    ),
+    "two samples too close": Intervals(_intervals((0, 40.0, 1000), (0.4, 46.0, 1200)), CLOSE),
+    # In the window 100 tokens of 10 ms and 300 of 50 ms: (1 + 15) / 400, and not the mean of the two, 30 ms.
+    "by tokens and not by scrapes": Intervals(
+        _intervals((0, 0, 0), (3, 9.0, 100), (6, 10.0, 200), (9, 25.0, 500)), Signal(0.04, 9)
+    ),
+    "no token is no time": Intervals(_intervals((0, 40.0, 1000), (2, 40.0, 1000)), NO_TOKEN),
+    "the window and not the day": Intervals(
+        _intervals((0, 0, 0), (1, 90.0, 1000), (2, 90.0, 1000), (4, 90.0, 1000), (7, 90.0, 1000)), NO_TOKEN
+    ),
+    "a restart forgets both": Intervals(_intervals((0, 40.0, 1000), (2, 46.0, 1200), (3, 1.0, 20)), ONE),
+    "and counts from there": Intervals(
+        _intervals((0, 40.0, 1000), (2, 46.0, 1200), (3, 1.0, 20), (5, 2.0, 70)), Signal(0.02, 5)
+    ),
+    # Slower after the restart: its seconds have passed the last sample, its tokens have not.
+    "a restart that only the count shows": Intervals(_intervals((0, 4.0, 1000), (2, 5.0, 1200), (4, 6.0, 100)), ONE),
+    "and whose mean is its own": Intervals(
+        _intervals((0, 4.0, 1000), (2, 5.0, 1200), (4, 6.0, 100), (6, 8.0, 200)), Signal(0.02, 6)
+    ),
+    "a restart that only the seconds show": Intervals(
+        _intervals((0, 40.0, 100), (2, 45.0, 120), (4, 6.0, 600), (6, 8.0, 700)), Signal(0.02, 6)
+    ),
+    "a container that restarted starts anew though both are higher": Intervals(
+        (*_intervals((0, 4.0, 100), (1, 5.0, 110)), *_intervals((2, 90.0, 9000), life=RESTARTED)), ONE
+    ),
+}
+
+
+@pytest.mark.parametrize("name", INTERVALS)
+def test_mean_time_between_tokens(name: str) -> None:
+    """The mean over a window of five seconds, weighted by tokens, or why there is none."""
+    case = INTERVALS[name]
+    window = InterTokenWindow(5.0)
+    for at, seconds, tokens, life in case.samples:
+        window.add(seconds=seconds, tokens=tokens, at=at, life=life)
+    actual = window.mean()
+    # A quotient of differences of rates: compared to the digits that it has.
+    rounded = Signal(round(actual.value, 9), actual.sampled_at) if isinstance(actual, Signal) else actual
+
+    assert case.want == rounded

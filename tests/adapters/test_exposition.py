@@ -55,6 +55,39 @@ def test_live_throughput_where_an_engine_has_it() -> None:
     assert actual == 1432.5
 
 
+INTERVALS: dict[str, tuple[str, Engine, tuple[float, float]]] = {
+    "vLLM": (PAGES[Engine.VLLM], Engine.VLLM, (40_001.75, 1_818_263)),
+    "vLLM before 0.11": (VLLM_BEFORE_0_10, Engine.VLLM, (17.82, 891)),
+    "two ranks of vLLM": (VLLM_DATA_PARALLEL, Engine.VLLM, (158.5, 8910)),
+    "SGLang": (PAGES[Engine.SGLANG], Engine.SGLANG, (836, 69_650)),
+    "TGI, by requests": (PAGES[Engine.TGI], Engine.TGI, (36.3, 1210)),
+    "trtllm-serve, by requests": (PAGES[Engine.TRTLLM], Engine.TRTLLM, (0.288, 32)),
+    "NIM": (PAGES[Engine.NIM], Engine.NIM, (381.25, 54_489)),
+    "llama.cpp, by slots": (PAGES[Engine.LLAMACPP], Engine.LLAMACPP, (186.25, 5100)),
+}
+
+
+@pytest.mark.parametrize("case", INTERVALS)
+def test_time_between_tokens(case: str) -> None:
+    """Seconds between tokens and their count, past buckets, creation times and means per request."""
+    page, engine, expected = INTERVALS[case]
+    dialect = DIALECTS[engine]
+    samples = read(page, dialect)
+    actual = (fold(samples, dialect.inter_token_seconds_sum), fold(samples, dialect.inter_token_seconds_count))
+
+    assert expected == actual
+
+
+def test_a_histogram_under_two_names_is_one() -> None:
+    """vLLM 0.11 writes both names, and older ones too with --show-hidden-metrics-for-version."""
+    name, old = "vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"
+    page = f"{old}_sum 9\n{old}_count 100\n{name}_sum 4\n{name}_count 200\n"
+    samples = read(page, DIALECT)
+    actual = (fold(samples, DIALECT.inter_token_seconds_sum), fold(samples, DIALECT.inter_token_seconds_count))
+
+    assert actual == (4, 200)
+
+
 def test_data_parallel_ranks_are_one_pod() -> None:
     """Counts of ranks add up; the fullest rank is the one that starts to queue."""
     expected = (42, 380, 9000, 90, 0.97)

@@ -26,7 +26,7 @@ from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS
 from sandbox import binaries
 from tests.adapters.pages import PAGES, VLLM_DATA_PARALLEL
-from tests.adapters.pods import page
+from tests.adapters.pods import inter_token_histogram, page
 
 pytestmark = pytest.mark.xdist_group("prometheus-adapter")
 
@@ -37,7 +37,20 @@ Page = str | Callable[[], str] | None
 def _moving() -> str:
     """Return a page whose counters grow by 300 tokens and 2 requests a second."""
     seconds = time.time() - BEGAN
-    return page(queued=3, running=9, tokens=1000 + 300 * seconds, finished=10 + 2 * seconds)
+    return page(
+        queued=3,
+        running=9,
+        tokens=1000 + 300 * seconds,
+        finished=10 + 2 * seconds,
+        intervals=(20 + 6 * seconds, 1000 + 300 * seconds),
+    )
+
+
+def _moving_ranks() -> str:
+    """Return a page of two ranks: 100 tokens a second 10 ms apart, and 300 a second 50 ms apart."""
+    seconds = time.time() - BEGAN
+    fast, slow = 100 * (10 + seconds), 300 * (10 + seconds)
+    return page() + inter_token_histogram(0.01 * fast, fast) + inter_token_histogram(0.05 * slow, slow, rank=1)
 
 
 PODS: dict[str, Page] = {
@@ -49,6 +62,8 @@ PODS: dict[str, Page] = {
     "negative": page(queued=-4),
     "huge": page(queued=1e300),
     "leaping": lambda: page(tokens=1e13 * (time.time() - BEGAN)),
+    "moving-ranks": _moving_ranks,
+    "crawling": lambda: page(intervals=(7200 * (10 + time.time() - BEGAN), 10 + time.time() - BEGAN)),
     "other-metrics": "my_metric 1\n",
     # As an engine does that writes a metric under an old and a new name, and a hostile one under everybody's.
     "two-names": page(queued=5, tokens=70)
@@ -56,7 +71,12 @@ PODS: dict[str, Page] = {
     + "".join(f'{name}{{engine="0"}} 70\n' for name in ("generation_tokens_total", "trtllm_generation_tokens_total"))
     + 'trtllm_generation_tokens{engine="0"} 70\n'
     + 'tgi_request_success{engine="0",finished_reason="stop"} 1\n'
-    + 'tgi_request_success_total{engine="0",finished_reason="stop"} 1\n',
+    + 'tgi_request_success_total{engine="0",finished_reason="stop"} 1\n'
+    + "".join(
+        inter_token_histogram(2, 70, name=name)
+        for dialect in DIALECTS.values()
+        for name in (each.removesuffix("_sum") for each in dialect.inter_token_seconds_sum.names)
+    ),
     "dies": page(queued=2),
     "elsewhere": page(queued=99),
 }
@@ -235,6 +255,51 @@ async def test_rates(server: Server) -> None:
     assert tokens.value / finished.value == pytest.approx(150, rel=0.05)
 
 
+async def test_time_between_tokens(server: Server) -> None:
+    """The rate of the histogram's sum by that of its count, ranks weighted by their tokens."""
+    source = _source(server)
+    moving, ranks = _target("moving"), _target("moving-ranks")
+    await _signals(source, moving, ranks)
+    actual = [_value(source.signals(target.uid).inter_token_seconds) for target in (moving, ranks)]
+
+    assert actual == [pytest.approx(0.02, rel=0.01), pytest.approx(0.04, rel=0.01)]
+
+
+@pytest.mark.parametrize("engine", Engine)
+async def test_no_token_is_no_time_and_no_fault(server: Server, engine: Engine) -> None:
+    """Six engines whose counters stand: 0 / 0 is said as what it is."""
+    seen = await _signals(_source(server), _target(f"engine-{engine.value}", engine=engine))
+
+    assert seen.inter_token_seconds == Missing("no token in the rate window", fault=False)
+
+
+async def test_a_time_between_tokens_that_is_not_on_the_page_is_no_fault(server: Server) -> None:
+    """A decision does without it: an engine that does not tell is not to be mended."""
+    seen = await _signals(_source(server), _target("dies"))
+
+    assert isinstance(seen.queued_requests, Signal)
+    assert seen.inter_token_seconds == Missing(
+        "Prometheus has no current value of vllm:inter_token_latency_seconds_sum", fault=False
+    )
+
+
+async def test_a_time_between_tokens_that_no_engine_has_is_none(server: Server) -> None:
+    """Two hours a token are a broken counter."""
+    seen = await _signals(_source(server), _target("crawling"))
+
+    assert seen.inter_token_seconds == Missing("7.2e+03 s is no time between two tokens")
+
+
+def test_time_between_tokens_is_one_query() -> None:
+    """Each half is folded by pod before the division: it would otherwise match series by their labels."""
+    query = queries(30)["inter_token_seconds"]
+    sums, counts = query.split(" / ")
+
+    assert sums.startswith("sum by (namespace, pod) (rate(vllm:inter_token_latency_seconds_sum[30s]) or ")
+    assert counts.startswith("sum by (namespace, pod) (rate(vllm:inter_token_latency_seconds_count[30s]) or ")
+    assert len(queries(30)) == 8
+
+
 async def test_a_counter_that_stands_is_zero_and_not_missing(server: Server) -> None:
     """An idle engine generates nothing, and that is known."""
     seen = await _signals(_source(server), _target("engine-vllm"))
@@ -280,6 +345,7 @@ async def test_a_pod_under_two_names_spoils_nobody_s_signals(server: Server) -> 
 
     assert isinstance(source.signals(other.uid).output_tokens_per_second, Signal)
     assert isinstance(source.signals(other.uid).queued_requests, Signal)
+    assert isinstance(source.signals(other.uid).inter_token_seconds, Signal)
     assert isinstance(seen.queued_requests, Signal)
 
 

@@ -23,6 +23,7 @@ from tests.adapters.pods import (
     answers,
     drips,
     hangs_up,
+    inter_token_histogram,
     never_ends,
     page,
     pod,
@@ -128,6 +129,94 @@ async def test_a_throughput_that_no_pod_has_is_none(scraper: Scraper) -> None:
         seen = await _ask(scraper, server.target(), at=2.0)
 
         assert "more than one pod can generate" in str(_value(seen.output_tokens_per_second))
+
+
+NAME = "vllm:inter_token_latency_seconds"
+NO_TOKEN = Missing("no token in the rate window", fault=False)
+ABSENT = Missing(f"{NAME}_sum is not on the metrics page", fault=False)
+ONE = Missing("one sample of the counter so far; a rate needs two")
+
+# Pages by the second they are scraped at, the container's restarts with them.
+INTER_TOKEN: dict[str, tuple[tuple[tuple[float, str, int], ...], Reading]] = {
+    "one scrape": (((0, page(intervals=(40, 1000)), 0),), ONE),
+    "the increase of the sum by that of the count": (
+        ((0, page(intervals=(40, 1000)), 0), (2, page(intervals=(46, 1200)), 0)),
+        Signal(0.03, 2),
+    ),
+    # Five seconds are the window: what came before has no part in it.
+    "the window and not the day": (
+        (
+            (0, page(intervals=(0, 0)), 0),
+            (1, page(intervals=(900, 1000)), 0),
+            (6, page(intervals=(904, 1200)), 0),
+        ),
+        Signal(0.02, 6),
+    ),
+    "ranks add up by their tokens": (
+        (
+            (0, page() + inter_token_histogram(1, 100) + inter_token_histogram(9, 100, rank=1), 0),
+            (2, page() + inter_token_histogram(2, 200) + inter_token_histogram(24, 400, rank=1), 0),
+        ),
+        Signal(0.04, 2),
+    ),
+    "no token came": (((0, page(intervals=(40, 1000)), 0), (2, page(intervals=(40, 1000)), 0)), NO_TOKEN),
+    "counters of another life are not compared": (
+        ((0, page(intervals=(40, 1000)), 0), (2, page(intervals=(90, 9000)), 1)),
+        ONE,
+    ),
+    "nor those of a process that restarted alone": (
+        ((0, page(intervals=(40, 1000)), 0), (2, page(intervals=(41, 30)), 0)),
+        ONE,
+    ),
+    "and they count from there": (
+        (
+            (0, page(intervals=(40, 1000)), 0),
+            (2, page(intervals=(41, 30)), 0),
+            (4, page(intervals=(43, 130)), 0),
+        ),
+        Signal(0.02, 4),
+    ),
+    "an engine that does not tell": (((0, page(), 0), (2, page(), 0)), ABSENT),
+    "half a histogram": (
+        ((0, page() + f"{NAME}_sum 1\n", 0), (2, page() + f"{NAME}_sum 2\n", 0)),
+        Missing(f"{NAME}_count is not on the metrics page", fault=False),
+    ),
+    "not a number": (((0, page(intervals=(float("nan"), 1000)), 0),), Missing(f"{NAME}_sum is not a sane number")),
+    "negative": (((0, page(intervals=(40, -1)), 0),), Missing(f"{NAME}_count is not a sane number")),
+    "an hour and more": (
+        ((0, page(intervals=(0, 0)), 0), (2, page(intervals=(7202, 2)), 0)),
+        Missing("3.6e+03 s is no time between two tokens"),
+    ),
+    "an hour is the most": (((0, page(intervals=(0, 0)), 0), (2, page(intervals=(7200, 2)), 0)), Signal(3600, 2)),
+}
+
+
+@pytest.mark.parametrize("case", INTER_TOKEN)
+async def test_time_between_tokens(scraper: Scraper, case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Two counters of a page become a mean over the dialect's window, and nothing that it lacks is a fault."""
+    pages, expected = INTER_TOKEN[case]
+    seen = scrape.NOT_SCRAPED
+    async with pod(answers("")) as server:
+        for second, text, restarts in pages:
+            server.behave = answers(text)
+            monkeypatch.setattr(scrape, "time", lambda at=second: at)
+            seen = await _ask(scraper, server.target(restarts=restarts), at=second)
+    actual = seen.inter_token_seconds
+    rounded = Signal(round(actual.value, 9), actual.sampled_at) if isinstance(actual, Signal) else actual
+
+    assert expected == rounded
+    assert isinstance(seen.queued_requests, Signal)
+
+
+@pytest.mark.parametrize("engine", Engine)
+async def test_every_engine_s_time_between_tokens_is_read(scraper: Scraper, engine: Engine) -> None:
+    """Six pages that stand still: known, and without a token in the window."""
+    async with pod(answers(PAGES[engine])) as server:
+        await _ask(scraper, server.target(engine=engine), at=1.0)
+        await asyncio.sleep(0.6)
+        seen = await _ask(scraper, server.target(engine=engine), at=2.0)
+
+        assert seen.inter_token_seconds == NO_TOKEN
 
 
 # --- what is refused ----------------------------------------------------------------------------
@@ -341,6 +430,7 @@ async def test_a_lost_scrape_is_not_the_last_value(scraper: Scraper) -> None:
         seen = await _ask(scraper, server.target(), at=2.0)
 
         assert isinstance(seen.queued_requests, Missing)
+        assert seen.inter_token_seconds == seen.queued_requests
 
 
 # --- rounds and budget --------------------------------------------------------------------------

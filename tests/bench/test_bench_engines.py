@@ -16,3 +16,6 @@ async def test_page_says_what_was_put_in() -> None:
     assert fold(samples, vllm.running_requests) == 4
     assert fold(samples, vllm.output_tokens) == 1234.5
     assert fold(samples, vllm.finished_requests) == 0
+    # On the page, and no token yet: the operator knows the metric and has no time from it.
+    assert fold(samples, vllm.inter_token_seconds_sum) == 0
+    assert fold(samples, vllm.inter_token_seconds_count) == 0

@@ -27,6 +27,9 @@ class Story:
         never_ready: New pods stay as they are.
         blind: No pod's metrics can be read.
         deaf: Names of pods whose metrics cannot be read.
+        idle_pace: Time between tokens of an idle replica, in seconds; it grows without bound as work fills the
+            replica. None: the engine does not tell.
+        pace_limit: Time between tokens of a replica that serves `tokens_per_second`.
     """
 
     made: DeploymentBuilder
@@ -41,6 +44,8 @@ class Story:
     never_ready: bool = False
     blind: bool = False
     deaf: set[str] = field(default_factory=set)
+    idle_pace: float | None = None
+    pace_limit: float = 0.050
     history: dict[Key, Memory] = field(default_factory=dict)
     scaled_by: str = ""
     desired: list[int] = field(default_factory=list)
@@ -105,12 +110,16 @@ class Story:
         if pod.ready_at is None or self.blind or pod.name in self.deaf:
             return pod.lost()
         share = 1 / self.ready
-        return (
+        told = (
             pod.queue(self.queue * share)
             .running(self._running * share)
             .tokens(self._tokens * share)
             .finished(self._finished * share)
         )
+        if self.idle_pace is None or not self._tokens:
+            return told
+        filled = self._tokens * share / self.tokens_per_second
+        return told.inter_token(self.idle_pace / (1.0 - filled * (1.0 - self.idle_pace / self.pace_limit)))
 
     def _reconcile(self) -> None:
         if len(self._pods) < self.replicas:

@@ -48,6 +48,14 @@ SUMS: dict[str, tuple[tuple[PodBuilder, ...], tuple[int, float, float, float, bo
         (ready("a").queue(3).lost("kv"),),
         (1, 3, 0, 0, True, ""),
     ),
+    "an engine that does not tell its time between tokens is complete": (
+        (ready("a").queue(3), ready("b").lost("inter_token").tokens(20)),
+        (2, 3, 0, 20, True, ""),
+    ),
+    "the time between tokens is no part of a sum": (
+        (ready("a").queue(3).inter_token(0.02), ready("b").inter_token(0.04).tokens(20)),
+        (2, 3, 0, 20, True, ""),
+    ),
     "a sample as old as allowed still counts": (
         (ready("a").queue(3).stale(5),),
         (1, 3, 0, 0, True, ""),

@@ -271,6 +271,11 @@ CONDITIONS: dict[str, tuple[Told, ConditionType, tuple[str, Reason, str]]] = {
         FRESH,
         ("True", Reason.FRESH, "the ready pods report queue and throughput"),
     ),
+    "the time between tokens is nothing that must be fresh": (
+        _tell(FREE.pods(ready().lost("inter_token"))),
+        FRESH,
+        ("True", Reason.FRESH, "the ready pods report queue and throughput"),
+    ),
     "a pod that has just become ready is no metrics fault": (
         _tell(FREE.pods(ready(), ready("b").aged(2).lost())),
         FRESH,

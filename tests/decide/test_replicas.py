@@ -7,7 +7,7 @@ import pytest
 from modelfleet.decide.capacity import Capacity
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
-from modelfleet.decide.replicas import MOST_REPLICAS, Measure, replicas
+from modelfleet.decide.replicas import MOST_REPLICAS, Measure, need, replicas
 from tests.builders import carries, load_of
 
 A_HUNDRED = carries(100)
@@ -25,6 +25,8 @@ class Case:
     backlog: float = 0.0
     queue_falls: bool = False
     within_tolerance: bool = False
+    pace: float | None = None
+    planned: float | None = None
 
 
 CASES = {
@@ -154,6 +156,54 @@ CASES = {
     "capacity unknown and partly silent: that is not idle": Case(
         demand=load_of(ready=3, known=2), current=3, capacity=carries(None), want=3, measure=Measure.CAPACITY_UNKNOWN
     ),
+    # --- by the time between tokens
+    "replicas filled with work for 2.4 of them need three, at 80 % each": Case(
+        demand=load_of(ready=2, tokens=90, running=9), pace=2.4, current=2, want=3, measure=Measure.LATENCY
+    ),
+    "a pace needs no target": Case(
+        demand=load_of(ready=2, tokens=90, running=9),
+        capacity=carries(None),
+        pace=2.5,
+        current=2,
+        want=4,
+        measure=Measure.LATENCY,
+    ),
+    # --- by forecast
+    "a forecast decides instead of the present load": Case(
+        demand=load_of(ready=2, tokens=500, running=9),
+        pace=4.0,
+        planned=2.9,
+        current=2,
+        want=3,
+        measure=Measure.FORECAST,
+    ),
+    "a queue that is too long still asks for help": Case(
+        demand=load_of(ready=2, queue=40, running=9), pace=2.0, planned=2.9, current=2, want=5, measure=Measure.QUEUE
+    ),
+    "a tenth of a replica over is no replica more": Case(
+        demand=load_of(ready=3, running=9),
+        pace=2.0,
+        planned=3.1,
+        current=3,
+        want=3,
+        measure=Measure.FORECAST,
+        within_tolerance=True,
+    ),
+    "one replica less needs another half of one": Case(
+        demand=load_of(ready=4, running=9),
+        pace=2.0,
+        planned=2.6,
+        current=4,
+        want=4,
+        measure=Measure.FORECAST,
+        within_tolerance=True,
+    ),
+    "two and a half less go": Case(
+        demand=load_of(ready=5, running=9), pace=2.0, planned=2.5, current=5, want=3, measure=Measure.FORECAST
+    ),
+    "a forecast removes nothing while signals are partial": Case(
+        demand=load_of(ready=5, known=4, running=9), pace=2.0, planned=2.5, current=5, want=5, measure=Measure.PARTIAL
+    ),
     # --- nonsense stays a number
     "an engine that counts 10^15 requests": Case(
         demand=load_of(tokens=1e15, running=1e15),
@@ -171,8 +221,13 @@ def test_wanted(name: str) -> None:
     case = CASES[name]
     wanted = replicas(
         case.demand,
-        Load(case.demand.output_tokens_per_second.value, 0.0, case.backlog),
-        case.capacity,
+        need(
+            case.demand,
+            Load(case.demand.output_tokens_per_second.value, 0.0, case.backlog),
+            case.capacity,
+            load_in_replicas=case.pace,
+        ),
+        planned=case.planned,
         current=case.current,
         queued_per_replica=8,
         queue_falls=case.queue_falls,
@@ -186,15 +241,32 @@ def test_wanted(name: str) -> None:
 
 def test_the_facts_are_kept() -> None:
     """What an explanation prints is what the count was computed from."""
+    demand = load_of(ready=2, queue=12, running=40, tokens=150)
     wanted = replicas(
-        load_of(ready=2, queue=12, running=40, tokens=150),
-        Load(150.0, 30.0, 20.0),
-        carries(100, running=32),
+        demand,
+        need(demand, Load(150.0, 30.0, 20.0), carries(100, running=32), load_in_replicas=1.0),
+        planned=None,
         current=2,
         queued_per_replica=8,
         queue_falls=False,
         tolerance=0.1,
     )
-    actual = (wanted.by_tokens, wanted.by_running, wanted.by_queue)
+    actual = (wanted.by_tokens, wanted.by_running, wanted.by_queue, wanted.by_latency)
 
-    assert actual == (2.0, 1.25, 1.5)
+    assert actual == (2.0, 1.25, 1.5, 1.25)
+
+
+@pytest.mark.parametrize(
+    ("pace", "running", "want"),
+    [
+        pytest.param(3.0, 80, 3.0, id="where steps grow long first, the pace is the load"),
+        pytest.param(1.0, 80, 2.0, id="where the batch fills first, its places are"),
+        pytest.param(None, 80, 2.0, id="so where no token came yet"),
+    ],
+)
+def test_the_load_is_what_binds_first(pace: float | None, running: float, want: float) -> None:
+    """80 running at 32 each, target 80 % of it, are two and a half replicas to the target and two to the full."""
+    demand = load_of(ready=4, running=running, tokens=100)
+    needed = need(demand, Load(100.0, 0.0, 0.0), carries(100, running=32), load_in_replicas=pace)
+
+    assert needed.full_replicas == pytest.approx(want)

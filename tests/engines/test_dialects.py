@@ -1,11 +1,12 @@
 """The dialect table: what every row must have, and what the others do not."""
 
 from collections import Counter
+from dataclasses import fields
 
 import pytest
 
 from modelfleet.api.engine import Engine
-from modelfleet.engines.dialects import AT_FINISH_WINDOW_SECONDS, DIALECTS, PER_STEP_WINDOW_SECONDS, Fold
+from modelfleet.engines.dialects import AT_FINISH_WINDOW_SECONDS, DIALECTS, PER_STEP_WINDOW_SECONDS, Fold, Metric
 
 
 @pytest.mark.parametrize("engine", Engine)
@@ -32,6 +33,8 @@ def test_counts_add_up_and_fractions_do_not(engine: Engine) -> None:
         dialect.output_tokens,
         dialect.finished_requests,
         dialect.output_tokens_per_second,
+        dialect.inter_token_seconds_sum,
+        dialect.inter_token_seconds_count,
     )
 
     assert {metric.fold for metric in counts} == {Fold.SUM}
@@ -40,10 +43,53 @@ def test_counts_add_up_and_fractions_do_not(engine: Engine) -> None:
 
 @pytest.mark.parametrize("engine", Engine)
 def test_no_name_means_two_things(engine: Engine) -> None:
-    """A name stands for one concept of an engine."""
-    repeated = [name for name, count in Counter(DIALECTS[engine].names()).items() if count > 1]
+    """A name stands for one concept of an engine; llama.cpp alone counts its times by the tokens themselves."""
+    dialect = DIALECTS[engine]
+    values = [getattr(dialect, field.name) for field in fields(dialect)]
+    names = [name for value in values if isinstance(value, Metric) for name in value.names]
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    expected = ["llamacpp:tokens_predicted_total"] if engine is Engine.LLAMACPP else []
 
-    assert repeated == []
+    assert expected == repeated
+    # Read once, whatever it stands for.
+    assert len(dialect.names()) == len(set(dialect.names()))
+
+
+INTER_TOKEN = {
+    Engine.VLLM: ("vllm:inter_token_latency_seconds", "vllm:time_per_output_token_seconds"),
+    Engine.SGLANG: ("sglang:inter_token_latency_seconds",),
+    Engine.TGI: ("tgi_request_mean_time_per_token_duration",),
+    Engine.TRTLLM: ("trtllm_time_per_output_token_seconds",),
+    Engine.NIM: ("time_per_output_token_seconds",),
+}
+
+
+@pytest.mark.parametrize("engine", INTER_TOKEN)
+def test_time_between_tokens_is_one_histogram(engine: Engine) -> None:
+    """Sum and count are of one histogram, name by name: of two, they would be no mean."""
+    dialect = DIALECTS[engine]
+    names = INTER_TOKEN[engine]
+
+    assert dialect.inter_token_seconds_sum.names == tuple(f"{name}_sum" for name in names)
+    assert dialect.inter_token_seconds_count.names == tuple(f"{name}_count" for name in names)
+
+
+def test_llamacpp_counts_seconds_and_tokens_of_its_slots() -> None:
+    """It has no histogram; two counters say the same."""
+    dialect = DIALECTS[Engine.LLAMACPP]
+
+    assert dialect.inter_token_seconds_sum.names == ("llamacpp:tokens_predicted_seconds_total",)
+    assert dialect.inter_token_seconds_count.names == ("llamacpp:tokens_predicted_total",)
+
+
+@pytest.mark.parametrize("engine", Engine)
+def test_every_metric_but_prompt_tokens_is_read(engine: Engine) -> None:
+    """A metric that is in the table and not among the names would be missing on every page."""
+    dialect = DIALECTS[engine]
+    metrics = {field.name: getattr(dialect, field.name) for field in fields(dialect) if field.name != "prompt_tokens"}
+    names = {name for metric in metrics.values() if isinstance(metric, Metric) for name in metric.names}
+
+    assert set(dialect.names()) == names
 
 
 WINDOWS = {

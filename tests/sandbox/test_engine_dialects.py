@@ -7,6 +7,9 @@ import json
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from modelfleet.adapters.exposition import fold, read
+from modelfleet.api.engine import Engine as OperatorEngine
+from modelfleet.engines.dialects import DIALECTS as OPERATOR_DIALECTS
 from modelfleet.simulate.batch import Batch, Sequence, begin, complete, submit
 from sandbox.engine.dialects import DIALECTS, Engine, Rank, render_iteration_stats, render_loading
 from sandbox.engine.meters import Meters
@@ -82,6 +85,7 @@ LIVE = {
         "tgi_request_count": 6,
         "tgi_request_success": 0,
         "tgi_request_generated_tokens_sum": 0,
+        "tgi_request_mean_time_per_token_duration_count": 0,
     },
     "trtllm": {
         "trtllm_num_requests_running": 4,
@@ -89,6 +93,7 @@ LIVE = {
         "trtllm_generation_tokens_total": 0,
         "trtllm_kv_cache_max_blocks": 200,
         "trtllm_time_to_first_token_seconds_count": 4,
+        "trtllm_time_per_output_token_seconds_count": 0,
     },
     "nim": {
         "num_requests_running": 4,
@@ -103,6 +108,7 @@ LIVE = {
         "llamacpp:requests_deferred": 2,
         "llamacpp:prompt_tokens_total": 300,
         "llamacpp:tokens_predicted_total": 0,
+        "llamacpp:tokens_predicted_seconds_total": 0,
     },
 }
 DONE = {
@@ -137,6 +143,85 @@ def test_histograms_are_cumulative_and_whole(name: str) -> None:
             assert list(counts) == sorted(counts)
             count_of = {json.dumps(lbl, sort_keys=True): v for lbl, v in samples[bucket_name[:-7] + "_count"]}
             assert counts[-1] == count_of[labels_text]
+
+
+# Four sequences of ten tokens, side by side in steps of 20 ms: what each engine counts, and the mean on its page.
+STEP_SECONDS = 0.02
+STEADY = {
+    "vllm": (4 * 9, STEP_SECONDS),
+    "sglang": (4 * 9, STEP_SECONDS),
+    "nim": (4 * 9, STEP_SECONDS),
+    "tgi": (4, STEP_SECONDS),
+    "trtllm": (4, STEP_SECONDS),
+    # A slot's ten tokens and its nine intervals.
+    "llamacpp": (4 * 10, STEP_SECONDS * 9 / 10),
+}
+
+
+@pytest.mark.parametrize("name", DIALECTS)
+@pytest.mark.parametrize("ranks", [1, 2])
+def test_time_between_tokens_is_the_step_time_of_a_steady_batch(name: str, ranks: int) -> None:
+    page = DIALECTS[name].render(Engine(MODEL, tuple(_steady(name, index) for index in range(ranks))))
+    dialect = OPERATOR_DIALECTS[OperatorEngine(name)]
+    samples = read(page, dialect)
+    seconds, count = fold(samples, dialect.inter_token_seconds_sum), fold(samples, dialect.inter_token_seconds_count)
+    want_count, want_mean = STEADY[name]
+    assert isinstance(seconds, float)
+    assert isinstance(count, float)
+    assert count == want_count * ranks
+    assert seconds / count == pytest.approx(want_mean)
+
+
+def _steady(name: str, index: int) -> Rank:
+    profile = EngineProfile(
+        decode_base_ms=1000 * STEP_SECONDS,
+        decode_ms_per_sequence=0,
+        decode_ms_per_kv_token=0,
+        prefill_base_ms=0,
+        prefill_ms_per_token=0,
+        service_jitter=0,
+        max_running=4,
+    )
+    meters = Meters(buckets=DIALECTS[name].buckets, started_at_unix=STARTED)
+    batch = Batch()
+    for number in range(4):
+        meters.count_received()
+        batch = submit(batch, Sequence(id=number, prompt_tokens=10, output_tokens=10, arrived_at=0.0))
+    now = 0.0
+    while not batch.idle:
+        batch, step = begin(batch, profile, at_seconds=now)
+        now += step.duration_seconds
+        batch, tokens = complete(batch, at_seconds=now)
+        meters.count_completed(step, tokens, at_seconds=now)
+    return Rank(index=index, gauges=meters.gauges(batch, profile, at_seconds=now), meters=meters)
+
+
+def test_tgis_time_per_token_has_the_prefill_in_it_and_trtllms_has_not() -> None:
+    rank = _rank("tgi", 0, finish=True)
+    prefill = PROFILE.prefill_base_ms / 1000
+    assert prefill > 0
+    by_interval, in_batch = rank.meters.mean_token_time, rank.meters.mean_batch_time
+    assert by_interval.count == in_batch.count == 3
+    # Of eight tokens each: at least an eighth of a prefill is in the mean of the one.
+    assert in_batch.sum / 3 > by_interval.sum / 3 * 7 / 8 + prefill / 8
+
+
+def test_llamacpp_counts_the_seconds_of_a_request_that_is_cut_off() -> None:
+    meters = Meters(buckets=DIALECTS["llamacpp"].buckets, started_at_unix=STARTED)
+    cut = Sequence(
+        id=1,
+        prompt_tokens=10,
+        output_tokens=100,
+        arrived_at=0.0,
+        generated_tokens=5,
+        admitted_at=1.0,
+        first_token_at=2.0,
+        last_token_at=2.4,
+    )
+    meters.count_aborted(cut)
+    meters.count_aborted(Sequence(id=2, prompt_tokens=10, output_tokens=100, arrived_at=0.0))
+    assert meters.released_generation_tokens == 5
+    assert meters.released_generation_seconds == pytest.approx(0.4)
 
 
 def test_data_parallel_ranks_are_told_apart_where_the_engine_does() -> None:

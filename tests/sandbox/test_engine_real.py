@@ -69,6 +69,7 @@ async def test_it_serves_real_tokens_counts_them_and_drains() -> None:
             counters = dict(re.findall(r"^(llamacpp:\S+) (\S+)$", await page(session, base_url + "/metrics"), re.M))
             assert float(counters["llamacpp:tokens_predicted_total"]) == 12
             assert float(counters["llamacpp:prompt_tokens_total"]) > 0
+            assert 0 < float(counters["llamacpp:tokens_predicted_seconds_total"]) < 30
             # A drain waits for the stream under way.
             answering = asyncio.create_task(session.post(base_url + "/v1/chat/completions", json=body))
             async with asyncio.timeout(5):

@@ -118,13 +118,15 @@ def requests_of(shapes: list[tuple[float, int, int]]) -> list[Request]:
         max_size=25,
     ),
     looks=st.lists(st.floats(0.0, 20.0), max_size=10),
-    model=st.sampled_from([
-        MODEL,
-        MODEL.model_copy(update={"decode_ms_per_kv_token": 0.0}),
-        MODEL.model_copy(update={"kv_cache_tokens": 142, "max_running": 8}),
-        MODEL.model_copy(update={"cached_prompt_fraction": 0.4}),
-        MODEL.model_copy(update={"service_jitter": 0.2, "seed": 3}),
-    ]),
+    model=st.sampled_from(
+        [
+            MODEL,
+            MODEL.model_copy(update={"decode_ms_per_kv_token": 0.0}),
+            MODEL.model_copy(update={"kv_cache_tokens": 142, "max_running": 8}),
+            MODEL.model_copy(update={"cached_prompt_fraction": 0.4}),
+            MODEL.model_copy(update={"service_jitter": 0.2, "seed": 3}),
+        ]
+    ),
 )
 def test_every_token_comes_when_the_exact_machine_says(
     shapes: list[tuple[float, int, int]], looks: list[float], model: ReplicaModel

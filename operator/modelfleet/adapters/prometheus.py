@@ -1,4 +1,4 @@
-"""Signals from Prometheus: seven vector queries a refresh, whatever the fleet's size.
+"""Signals from Prometheus: eight vector queries a refresh, whatever the fleet's size.
 
 All PromQL of the operator is in this file. No query contains a name that a team wrote: each asks for
 a concept over all engines at once, and the answer is joined to live pods by namespace and pod name.
@@ -6,6 +6,8 @@ a concept over all engines at once, and the answer is joined to live pods by nam
 
 import asyncio
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import isnan
 from typing import Any
 
 import requests
@@ -13,8 +15,9 @@ import structlog
 from prometheus_api_client import PrometheusApiClientException, PrometheusConnect
 from urllib3.util.retry import Retry
 
+from modelfleet.adapters.counters import NO_TOKEN
 from modelfleet.adapters.exposition import PLAUSIBLE
-from modelfleet.adapters.source import Target, plausible_throughput
+from modelfleet.adapters.source import Target, plausible_inter_token, plausible_throughput
 from modelfleet.api.engine import Engine
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS, Dialect, Metric
@@ -56,6 +59,7 @@ def queries(rate_window_seconds: int) -> dict[str, str]:
         "output_tokens_per_second": gauge("output_tokens_per_second", "sum"),
         "finished_requests": rate("finished_requests"),
         "kv_cache_utilization": gauge("kv_cache_utilization", "max"),
+        "inter_token_seconds": f"{rate('inter_token_seconds_sum')} / {rate('inter_token_seconds_count')}",
         "sampled_at": f"min by (namespace, pod) ({_any('queued_requests', 'timestamp({})')})",
     }
 
@@ -159,6 +163,7 @@ def _signals(target: Target, vectors: Mapping[str, Vector]) -> PodSignals:
         output_tokens_per_second=plausible_throughput(live if isinstance(live, Signal) else read("output_tokens")),
         finished_requests_per_second=read("finished_requests"),
         kv_cache_utilization=read("kv_cache_utilization"),
+        inter_token_seconds=_inter_token(dialect, vectors["inter_token_seconds"].get(pod), sampled_at),
     )
 
 
@@ -171,6 +176,16 @@ def _reading(concept: str, dialect: Dialect, value: float | None, sampled_at: fl
     if not 0 <= value <= PLAUSIBLE:
         return Missing(f"{metric.names[0]} is not a sane number")
     return Signal(value, sampled_at)
+
+
+def _inter_token(dialect: Dialect, value: float | None, sampled_at: float) -> Reading:
+    if value is not None and isnan(value):
+        # Neither counter moved: 0 / 0.
+        return NO_TOKEN
+    reading = _reading("inter_token_seconds_sum", dialect, value, sampled_at)
+    if isinstance(reading, Missing) and value is None:
+        return replace(reading, fault=False)
+    return plausible_inter_token(reading)
 
 
 def _short(error: Exception) -> str:

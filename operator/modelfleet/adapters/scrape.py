@@ -13,9 +13,9 @@ from time import time
 
 import aiohttp
 
-from modelfleet.adapters.counters import CounterWindow
+from modelfleet.adapters.counters import CounterWindow, InterTokenWindow
 from modelfleet.adapters.exposition import BadExposition, fold, read
-from modelfleet.adapters.source import Target, plausible_throughput
+from modelfleet.adapters.source import Target, plausible_inter_token, plausible_throughput
 from modelfleet.api.engine import Engine
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS, Dialect, Metric
@@ -35,6 +35,7 @@ class _Pod:
 
     output_tokens: CounterWindow
     finished_requests: CounterWindow
+    inter_token: InterTokenWindow
     due_at: float = 0.0
     busy: bool = False
     signals: PodSignals = NOT_SCRAPED
@@ -118,7 +119,7 @@ class Scraper:
         pod = self._pods.get(target.uid)
         if pod is None:
             window = DIALECTS[target.engine].rate_window_seconds
-            pod = self._pods[target.uid] = _Pod(CounterWindow(window), CounterWindow(window))
+            pod = self._pods[target.uid] = _Pod(CounterWindow(window), CounterWindow(window), InterTokenWindow(window))
         return pod
 
     def _forget(self, targets: Sequence[Target]) -> None:
@@ -192,6 +193,7 @@ def _interpret(page: str, target: Target, pod: _Pod, *, at: float) -> PodSignals
         output_tokens_per_second=plausible_throughput(_output(samples, dialect, pod, at, life)),
         finished_requests_per_second=_rate(samples, dialect.finished_requests, pod.finished_requests, at, life),
         kv_cache_utilization=_gauge(samples, dialect.kv_cache_utilization, at),
+        inter_token_seconds=plausible_inter_token(_inter_token(samples, dialect, pod, at, life)),
     )
 
 
@@ -218,6 +220,21 @@ def _rate(
         return Missing(value)
     window.add(value, at=at, life=life)
     return window.rate()
+
+
+def _inter_token(
+    samples: Mapping[str, list[float]], dialect: Dialect, pod: _Pod, at: float, life: tuple[str, int]
+) -> Reading:
+    numbers: list[float] = []
+    for metric in (dialect.inter_token_seconds_sum, dialect.inter_token_seconds_count):
+        value = fold(samples, metric)
+        if isinstance(value, str):
+            # Not on the page is no fault: an option turned off, or no token since the engine started.
+            return Missing(value, fault=not samples.keys().isdisjoint(metric.names))
+        numbers.append(value)
+    seconds, tokens = numbers
+    pod.inter_token.add(seconds=seconds, tokens=tokens, at=at, life=life)
+    return pod.inter_token.mean()
 
 
 def _why(error: Exception) -> str:

@@ -9,12 +9,21 @@ from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 
 PLAUSIBLE_TOKENS_PER_SECOND = 1e6
 """Per pod. The fastest published single-node throughput is below a tenth of this."""
+PLAUSIBLE_INTER_TOKEN_SECONDS = 3600.0
+"""No client waits an hour for the next token."""
 
 
 def plausible_throughput(reading: Reading) -> Reading:
     """Return the reading, or why no pod can generate as much."""
     if isinstance(reading, Signal) and reading.value > PLAUSIBLE_TOKENS_PER_SECOND:
         return Missing(f"{reading.value:.3g} tokens/s is more than one pod can generate")
+    return reading
+
+
+def plausible_inter_token(reading: Reading) -> Reading:
+    """Return the reading, or why it is no time between tokens."""
+    if isinstance(reading, Signal) and not 0 <= reading.value <= PLAUSIBLE_INTER_TOKEN_SECONDS:
+        return Missing(f"{reading.value:.3g} s is no time between two tokens")
     return reading
 
 

@@ -48,6 +48,9 @@ class Targets(Model):
     output_tokens_per_second: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Generated tokens per second that one replica should carry. When absent: 80 % of what a replica was
     measured to sustain, or of the runtime's prior."""
+    inter_token_milliseconds: Annotated[int, Field(ge=1, le=10_000)] = 50
+    """Longest mean time between two tokens of an answer that is wanted. Replicas are added before the load
+    lengthens it beyond this."""
 
 
 class ScalingPolicy(Model):
@@ -116,6 +119,9 @@ class Scaling(Model):
     """Most replicas."""
     targets: Targets = Targets()
     """How much load one replica should carry."""
+    latency_weight: Annotated[int, Field(ge=1, le=1_000)] = 30
+    """What latency is worth against GPUs: the replica-seconds worth spending to serve one replica-second of load
+    in time. 10 saves GPUs, 100 keeps reserves for bursts."""
     behavior: Behavior = Behavior()
     """Damping."""
     mode: Mode = Mode.AUTO
@@ -188,6 +194,17 @@ class DecisionStatus(Model):
     """What would let the replicas that are wanted exist."""
 
 
+class LearnedStatus(Model):
+    """What was learned about the load, for the next process to begin with."""
+
+    idle_inter_token_microseconds: Count
+    """Time between tokens of a replica with next to nothing to do."""
+    forecast: Annotated[str, StringConstraints(max_length=64)]
+    """The forecast that was cheapest on this deployment's own past."""
+    margin_percent: Count
+    """Replicas for each 100 replicas of forecast load."""
+
+
 class ModelDeploymentStatus(Model):
     """What is, what is wanted, and why they differ."""
 
@@ -215,6 +232,8 @@ class ModelDeploymentStatus(Model):
     """When the operator last changed the replica count."""
     output_tokens_per_second_per_replica: Count | None = None
     """What one replica was measured to sustain; absent until one was saturated."""
+    learned: LearnedStatus | None = None
+    """What was learned about the load; absent until tokens came."""
     decision: DecisionStatus | None = None
     """The arithmetic of the last decision."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()

@@ -4,6 +4,7 @@ import typer
 
 from modelfleet.cli.crds import crds
 from modelfleet.cli.run import run
+from modelfleet.cli.simulate import simulate
 
 app = typer.Typer(name="modelfleet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -15,3 +16,4 @@ def modelfleet() -> None:
 
 app.command()(crds)
 app.command()(run)
+app.command()(simulate)

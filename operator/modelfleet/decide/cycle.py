@@ -19,8 +19,10 @@ from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacit
 from modelfleet.decide.demand import Demand, demand
 from modelfleet.decide.forecast import forecast, growth_per_second, learn_tokens_per_request, remember_queue
 from modelfleet.decide.history import Measured, Memory
+from modelfleet.decide.lookback import Lookback, look_back
+from modelfleet.decide.pace import Pace, learn_pace, load_in_replicas
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
-from modelfleet.decide.replicas import replicas
+from modelfleet.decide.replicas import MOST_REPLICAS, need, replicas
 from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot
 
 
@@ -127,14 +129,16 @@ def _recommend(
 ) -> tuple[Memory, int, tuple[Step, ...], Facts]:
     """Run steps 2 to 5 on a load that is known."""
     scaling, behavior = spec.scaling, spec.scaling.behavior
+    elapsed_seconds = now - memory.last_decided_at if memory.last_decided_at is not None else 0.0
     measured = measure(
         memory.measured,
         seen,
         observed.pods,
         rate_window_seconds=observed.rate_window_seconds,
         now=now,
-        elapsed_seconds=now - memory.last_decided_at if memory.last_decided_at is not None else 0.0,
+        elapsed_seconds=elapsed_seconds,
     )
+    pace = learn_pace(memory.pace, seen, observed.pods, elapsed_seconds=elapsed_seconds)
     queue = remember_queue(memory.queue, seen, now=now)
     tokens_per_request = learn_tokens_per_request(memory.tokens_per_request, seen)
     supply: Capacity = capacity(
@@ -150,10 +154,36 @@ def _recommend(
         queue_tolerated=float(scaling.targets.queued_requests * seen.ready),
         start_seconds=supply.start_seconds,
     )
-    wanted = replicas(
+    needed = need(
         seen,
         load,
         supply,
+        load_in_replicas=load_in_replicas(
+            pace,
+            observed.pods,
+            limit_seconds=scaling.targets.inter_token_milliseconds / 1000.0,
+            queue_growth_per_second=growth_per_second(queue),
+        ),
+    )
+    lookback = memory.lookback
+    if needed.full_replicas is not None and seen.complete:
+        lookback = look_back(
+            lookback,
+            min(needed.full_replicas, MOST_REPLICAS),
+            now=now,
+            elapsed_seconds=elapsed_seconds,
+            start_seconds=supply.start_seconds,
+            latency_weight=scaling.latency_weight,
+            min_replicas=scaling.min_replicas,
+        )
+    wanted = replicas(
+        seen,
+        needed,
+        # Who sets the target of a replica has chosen the margin too; and without the pace, throughput that was
+        # bounded by the replicas of its time would pass for the load of its time.
+        planned=lookback.replicas
+        if scaling.targets.output_tokens_per_second is None and needed.by_latency is not None
+        else None,
         current=current,
         queued_per_replica=scaling.targets.queued_requests,
         queue_falls=growth_per_second(queue) < 0,
@@ -189,10 +219,12 @@ def _recommend(
         lowest=lowest,
         queue=queue,
         measured=measured,
+        pace=pace,
+        lookback=lookback,
         tokens_per_request=tokens_per_request,
     )
     steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
-    return memory, damped, steps, Facts(seen, supply, load, wanted)
+    return memory, damped, steps, Facts(seen, supply, load, pace, needed, lookback, wanted)
 
 
 def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:
@@ -308,7 +340,14 @@ def _first_memory(observed: Observed, now: float) -> Memory:
     known = observed.measured_output_tokens_per_second
     # What an earlier process measured counts as seen long enough.
     measured = Measured(tokens_per_second=known, measured_seconds=AVERAGING_SECONDS) if known else Measured()
-    return Memory(uid=observed.uid, since=now, measured=measured)
+    learned = observed.learned
+    return Memory(
+        uid=observed.uid,
+        since=now,
+        measured=measured,
+        pace=Pace(constant_seconds=learned.idle_inter_token_seconds) if learned else Pace(),
+        lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else Lookback(),
+    )
 
 
 def _current(observed: Observed, memory: Memory) -> int:

@@ -8,15 +8,17 @@ from modelfleet.api.conditions import Condition, ConditionType, Limit, Reason
 from modelfleet.api.meta import DEPLOYMENT_LABEL
 from modelfleet.api.modeldeployment import (
     DecisionStatus,
+    LearnedStatus,
     Mode,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
     SignalStatus,
     StepStatus,
 )
-from modelfleet.decide.capacity import MIN_MEASURED_SECONDS, CapacitySource
+from modelfleet.decide.capacity import MIN_MEASURED_SECONDS, TARGET_UTILIZATION, CapacitySource
 from modelfleet.decide.demand import Total
 from modelfleet.decide.history import Memory
+from modelfleet.decide.lookback import BUCKET_SECONDS
 from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Missing, Observed
@@ -133,6 +135,13 @@ def status(
         output_tokens_per_second_per_replica=round(measured.tokens_per_second)
         if known and measured.tokens_per_second is not None
         else None,
+        learned=LearnedStatus(
+            idle_inter_token_microseconds=round(memory.pace.constant_seconds * 1e6),
+            forecast=memory.lookback.forecast.name,
+            margin_percent=round(100 * memory.lookback.margin),
+        )
+        if memory.pace.constant_seconds is not None
+        else None,
         decision=DecisionStatus(
             decided_at=at,
             signals=_signals(decision, now),
@@ -181,6 +190,11 @@ def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
             f"running {demand.running_requests.value:.0f} {sign} "
             f"{capacity.target_running_requests:.1f} per replica × {decision.current}"
         )
+    if wanted.measure is Measure.FORECAST and wanted.planned is not None:
+        return f"{_forecast(facts)} = {wanted.planned:.1f} {sign} {decision.current}"
+    if wanted.measure is Measure.LATENCY and wanted.by_latency is not None:
+        full = wanted.by_latency * TARGET_UTILIZATION
+        return f"load {full:.1f} replicas (time between tokens) {sign} {TARGET_UTILIZATION:.0%} of {decision.current}"
     if wanted.measure in {Measure.QUEUE, Measure.QUEUE_HOLDS}:
         return f"queue {demand.queued_requests.value:.0f} {sign} {per_replica} per replica × {demand.ready}"
     if capacity.target_tokens_per_second is None:
@@ -415,13 +429,30 @@ def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:
         else "tokens: capacity unknown"
     )
     parts = [tokens]
+    if wanted.by_latency is not None:
+        full = wanted.by_latency * TARGET_UTILIZATION
+        parts.append(f"time between tokens {full:.2f} / {TARGET_UTILIZATION:.1f} = {wanted.by_latency:.2f}")
     if capacity.target_running_requests is not None and wanted.by_running is not None:
         running = facts.demand.running_requests.value
         parts.append(_share("running", running, capacity.target_running_requests, wanted.by_running))
     queued = facts.demand.queued_requests.value
     parts.append(_share("queue", queued, spec.scaling.targets.queued_requests, wanted.by_queue))
     tolerance = "; within tolerance" if wanted.within_tolerance else ""
+    if wanted.planned is not None:
+        planned = f"{_forecast(facts)} = {wanted.planned:.2f}"
+        return f"max({planned}, {parts[-1]}){tolerance}; now {', '.join(parts[:-1])}"
     return f"max({', '.join(parts)}){tolerance}"
+
+
+def _forecast(facts: Facts) -> str:
+    """Return the forecast that decides and its margin: `5.2 (peak of 330 s, averaged over 30 s) × 1.25`."""
+    forecast, start = facts.lookback.forecast, facts.capacity.start_seconds
+    span = "a day" if forecast.peak_starts is None else f"{max(BUCKET_SECONDS, forecast.peak_starts * start):.0f} s"
+    trend = " with its trend" if forecast.trend else ""
+    average = f"{forecast.averaged_buckets * BUCKET_SECONDS:.0f} s"
+    return (
+        f"load {facts.lookback.load:.1f} (peak of {span}, averaged over {average}{trend}) × {facts.lookback.margin:g}"
+    )
 
 
 def _share(name: str, value: float, per_replica: float, count: float) -> str:
@@ -441,6 +472,7 @@ def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:
         _signal("queuedRequests", demand.queued_requests, now),
         _signal("runningRequests", demand.running_requests, now),
         _signal("outputTokensPerSecond", demand.output_tokens_per_second, now),
+        *_pace(facts),
         SignalStatus(name="startSeconds", value=f"{capacity.start_seconds:.0f}"),
         SignalStatus(name="targetOutputTokensPerSecondPerReplica", value=f"{target:.0f}")
         if target is not None
@@ -449,6 +481,16 @@ def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:
             missing="no target in the spec, no prior in the runtime, no saturation seen yet",
         ),
         SignalStatus(name="targetSource", value=_SOURCES[capacity.source]),
+    )
+
+
+def _pace(facts: Facts) -> tuple[SignalStatus, ...]:
+    constant, full = facts.pace.constant_seconds, facts.need.full_replicas
+    if constant is None or full is None:
+        return ()
+    return (
+        SignalStatus(name="loadInReplicas", value=f"{full:.2f}"),
+        SignalStatus(name="idleInterTokenMilliseconds", value=f"{constant * 1000:.1f}"),
     )
 
 

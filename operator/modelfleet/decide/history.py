@@ -2,6 +2,9 @@
 
 from dataclasses import dataclass
 
+from modelfleet.decide.lookback import NO_PAST, Lookback
+from modelfleet.decide.pace import NO_PACE, Pace
+
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
@@ -58,6 +61,8 @@ class Memory:
         scale_events: Changes asked for, no older than the longest policy period.
         queue: Queue lengths of the last seconds, for its growth.
         measured: Throughput of one saturated replica.
+        pace: What a replica's steps cost.
+        lookback: The load of the past, and what each forecast of it would have cost.
         tokens_per_request: Generated tokens of an average request; None until one finished.
         start_seconds: Created-to-ready times of the last starts, oldest first.
         ready_pods: UIDs of pods whose start is already counted.
@@ -73,6 +78,8 @@ class Memory:
     scale_events: tuple[ScaleEvent, ...] = ()
     queue: tuple[QueueSample, ...] = ()
     measured: Measured = Measured()
+    pace: Pace = NO_PACE
+    lookback: Lookback = NO_PAST
     tokens_per_request: float | None = None
     start_seconds: tuple[float, ...] = ()
     ready_pods: frozenset[str] = frozenset()

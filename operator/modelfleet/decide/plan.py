@@ -10,7 +10,9 @@ from modelfleet.decide.capacity import Capacity
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
 from modelfleet.decide.history import Memory
-from modelfleet.decide.replicas import Wanted
+from modelfleet.decide.lookback import Lookback
+from modelfleet.decide.pace import Pace
+from modelfleet.decide.replicas import Need, Wanted
 from modelfleet.decide.snapshot import Missing
 
 
@@ -41,6 +43,9 @@ class Facts:
     demand: Demand
     capacity: Capacity
     load: Load
+    pace: Pace
+    need: Need
+    lookback: Lookback
     wanted: Wanted
 
 

@@ -1,7 +1,9 @@
 """Step 4, replicas: how many replicas the load calls for, before any limit.
 
-Three measures, and the largest wins:
+Four measures, and the largest wins:
 
+* by latency: how far the time between tokens says that the replicas are filled (pace.py). It needs no
+  saturation to be seen, and no target but the time that is wanted.
 * by tokens: load / target of one replica. Says how much is needed.
 * by running: requests in the batches / those one replica should run. Says how full the replicas are,
   at once and in the engine's own terms, once one was seen full. It cannot run away: batches are finite.
@@ -12,18 +14,24 @@ Three measures, and the largest wins:
 
 While the queue falls, running and queue ask for nothing beyond what is asked for already: help has
 come, and a long queue would double the replicas anew with every batch of them that becomes ready.
+
+The first three say what is needed now, the queue aside. What will be needed when a replica that is asked for now
+is ready is the lookback's to say, once it has seen a minute (lookback.py).
 """
 
 from dataclasses import dataclass
 from enum import Enum
 from math import ceil, inf
 
-from modelfleet.decide.capacity import Capacity
+from modelfleet.decide.capacity import TARGET_UTILIZATION, Capacity
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
+from modelfleet.decide.lookback import ROUNDING
 
 QUEUE_GROWTH_FACTOR = 2
 QUEUE_GROWTH_PODS = 4
+HALF_REPLICA = 0.5
+"""A forecast that asks for one replica less must do so by this much: loads wander, and starts are dear."""
 MOST_REPLICAS = 100_000
 """A hundred times the largest maxReplicas. Beyond it an engine's number says nothing, and no status can hold it."""
 
@@ -31,9 +39,11 @@ MOST_REPLICAS = 100_000
 class Measure(Enum):
     """Which measure called for the replica count."""
 
+    LATENCY = "latency"
     TOKENS = "tokens"
     RUNNING = "running"
     QUEUE = "queue"
+    FORECAST = "forecast"
     QUEUE_HOLDS = "queue holds"
     CAPACITY_UNKNOWN = "capacity unknown"
     PARTIAL = "partial signals"
@@ -45,26 +55,74 @@ class Wanted:
 
     Attributes:
         replicas: What the load calls for.
+        by_latency: load in replicas / target utilization; None until a token came.
         by_tokens: load / target; None when the target is unknown.
         by_running: running / target of one replica, capped; None until a replica was seen full.
         by_queue: queue / tolerated per replica, capped.
         measure: Which of them decided.
+        planned: What the lookback asks for; None before it has seen a minute, or where the spec sets the target.
         within_tolerance: The load is so close to the target that the current count stays.
     """
 
     replicas: int
+    by_latency: float | None
     by_tokens: float | None
     by_running: float | None
     by_queue: float
     measure: Measure
+    planned: float | None = None
     within_tolerance: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """What the load of this moment needs, the queue aside, in replicas used to the target.
+
+    Attributes:
+        by_latency: From the time between tokens; None until a token came.
+        by_tokens: load / target; None when the target is unknown.
+        by_running: running / target of one replica; None until a replica was seen full.
+    """
+
+    by_latency: float | None
+    by_tokens: float | None
+    by_running: float | None
+
+    @property
+    def full_replicas(self) -> float | None:
+        """The load in replicas used to the full, by the measure that fits; None when all are unknown.
+
+        Where steps grow long before the batch is full, the pace says it all, and throughput seen while requests
+        waited is no capacity: the prompts decide it. Where the batch fills first, its places and tokens say it.
+        """
+        if self.by_latency is not None and self.by_latency >= (self.by_running or 0.0):
+            return self.by_latency * TARGET_UTILIZATION
+        known = [each for each in (self.by_tokens, self.by_running) if each is not None]
+        return max(known) * TARGET_UTILIZATION if known else None
+
+
+def need(demand: Demand, load: Load, capacity: Capacity, *, load_in_replicas: float | None) -> Need:
+    """Return what the load needs by each measure that knows it.
+
+    Args:
+        demand: The load as seen.
+        load: The load one start ahead, in generated tokens per second.
+        capacity: What one replica should carry.
+        load_in_replicas: The load as the time between tokens tells it, in fully used replicas.
+    """
+    target, room = capacity.target_tokens_per_second, capacity.target_running_requests
+    return Need(
+        by_latency=None if load_in_replicas is None else load_in_replicas / TARGET_UTILIZATION,
+        by_tokens=load.tokens_per_second / target if target else None,
+        by_running=demand.running_requests.value / room if room else None,
+    )
 
 
 def replicas(
     demand: Demand,
-    load: Load,
-    capacity: Capacity,
+    need: Need,
     *,
+    planned: float | None,
     current: int,
     queued_per_replica: int,
     queue_falls: bool,
@@ -74,8 +132,8 @@ def replicas(
 
     Args:
         demand: The load as seen.
-        load: The load one start ahead, in generated tokens per second.
-        capacity: What one replica should carry.
+        need: What it needs now, the queue aside.
+        planned: What the lookback asks for, in replicas; None where it does not decide.
         current: Replicas asked for, starting ones included: they are supply on its way.
         queued_per_replica: Waiting requests tolerated per replica.
         queue_falls: Whether fewer requests wait than a moment ago.
@@ -87,21 +145,23 @@ def replicas(
     queue_cap = max(QUEUE_GROWTH_FACTOR * demand.ready, demand.ready + QUEUE_GROWTH_PODS)
     help_cap = float(current) if queue_falls else inf
     by_queue = min(demand.queued_requests.value / queued_per_replica, float(queue_cap), help_cap)
-    target = capacity.target_tokens_per_second
-    room = capacity.target_running_requests
-    by_tokens = load.tokens_per_second / target if target else None
-    by_running = min(demand.running_requests.value / room, help_cap) if room else None
+    by_running = None if need.by_running is None else min(need.by_running, help_cap)
+    now = (
+        (need.by_tokens or 0.0, Measure.TOKENS),
+        (need.by_latency or 0.0, Measure.LATENCY),
+        (by_running or 0.0, Measure.RUNNING),
+    )
     exact, measure = max(
-        (by_tokens or 0.0, Measure.TOKENS), (by_running or 0.0, Measure.RUNNING), (by_queue, Measure.QUEUE), key=_first
+        *(now if planned is None else ((planned, Measure.FORECAST),)), (by_queue, Measure.QUEUE), key=_first
     )
 
     def wanted(count: int, why: Measure, *, within_tolerance: bool = False) -> Wanted:
-        return Wanted(count, by_tokens, by_running, by_queue, why, within_tolerance)
+        return Wanted(count, need.by_latency, need.by_tokens, by_running, by_queue, why, planned, within_tolerance)
 
     idle = demand.complete and demand.queued_requests.value == 0 and demand.running_requests.value == 0
-    if by_tokens is None and by_running is None and not idle and by_queue <= current:
+    if need.full_replicas is None and not idle and by_queue <= current:
         return wanted(current, Measure.CAPACITY_UNKNOWN)
-    if current > 0 and abs(exact / current - 1.0) <= tolerance:
+    if current > 0 and _within(exact, current, tolerance=tolerance, planned=planned is not None):
         return wanted(current, measure, within_tolerance=True)
     count = ceil(min(exact, MOST_REPLICAS))
     if count < current and not demand.complete:
@@ -109,6 +169,13 @@ def replicas(
     if count < current and demand.queued_requests.value > queued_per_replica * demand.ready:
         return wanted(current, Measure.QUEUE_HOLDS)
     return wanted(count, measure)
+
+
+def _within(exact: float, current: int, *, tolerance: float, planned: bool) -> bool:
+    """Return whether the current count may stay."""
+    if not planned:
+        return abs(exact / current - 1.0) <= tolerance
+    return current - 1.0 - HALF_REPLICA < exact <= current + ROUNDING
 
 
 def _first(pair: tuple[float, Measure]) -> float:

@@ -44,6 +44,10 @@ class PodSignals:
         output_tokens_per_second: Generated tokens per second over the dialect's rate window.
         finished_requests_per_second: Completed requests per second over the same window.
         kv_cache_utilization: Fraction of the KV cache in use, 0 to 1.
+        inter_token_seconds: Mean time between two tokens of a sequence over the same window, weighted by tokens;
+            by requests where the engine tells no more (TGI, trtllm-serve). A decision can do without it: it never
+            makes the signals of a deployment incomplete, and where the engine does not report it, or no token
+            came, it is missing without fault.
     """
 
     queued_requests: Reading
@@ -51,6 +55,7 @@ class PodSignals:
     output_tokens_per_second: Reading
     finished_requests_per_second: Reading
     kv_cache_utilization: Reading
+    inter_token_seconds: Reading = Missing("not measured", fault=False)
 
     @classmethod
     def missing(cls, why: str) -> "PodSignals":
@@ -62,6 +67,7 @@ class PodSignals:
             output_tokens_per_second=gone,
             finished_requests_per_second=gone,
             kv_cache_utilization=gone,
+            inter_token_seconds=gone,
         )
 
 
@@ -103,6 +109,21 @@ class Fault:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Learned:
+    """What an earlier process learned, as the status kept it.
+
+    Attributes:
+        idle_inter_token_seconds: Time between tokens of a replica with next to nothing to do.
+        forecast: Name of the forecast that decided.
+        margin_percent: Its margin.
+    """
+
+    idle_inter_token_seconds: float
+    forecast: str
+    margin_percent: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
     """One ModelDeployment with everything that belongs to it.
 
@@ -112,6 +133,7 @@ class Observed:
         rate_window_seconds: Span over which its throughput is taken.
         prior_output_tokens_per_second: The runtime's prior for one replica.
         measured_output_tokens_per_second: What its status says that one replica was measured to sustain.
+        learned: What its status says that was learned about its load.
         foreign_autoscaler: namespace/name of an autoscaler that targets the same replicas.
         allowance_output_tokens_per_second: Cap on the load that may buy replicas; None when unlimited.
     """
@@ -127,6 +149,7 @@ class Observed:
     rate_window_seconds: float = 5.0
     prior_output_tokens_per_second: float | None = None
     measured_output_tokens_per_second: float | None = None
+    learned: Learned | None = None
     foreign_autoscaler: str = ""
     allowance_output_tokens_per_second: float | None = None
 

@@ -35,6 +35,8 @@ class Dialect:
     Attributes:
         output_tokens: Counter of generated tokens.
         output_tokens_per_second: Live gauge of the same; preferred where counters move at request end.
+        inter_token_seconds_sum: Counter of the seconds between two tokens of a sequence; a histogram's sum.
+        inter_token_seconds_count: Counter of those intervals; the same histogram's count.
         rate_window_seconds: Span over which counter rates are taken. Counters that move at request end
             need a span longer than a typical request; counters that move with every step do not.
         drains_on_sigterm: Whether the server finishes its streams after SIGTERM (vLLM: with the
@@ -51,23 +53,25 @@ class Dialect:
     finished_requests: Metric
     kv_cache_utilization: Metric = Metric(fold=Fold.MAX)
     output_tokens_per_second: Metric = Metric()
+    inter_token_seconds_sum: Metric
+    inter_token_seconds_count: Metric
     rate_window_seconds: float
     drains_on_sigterm: bool = True
 
     def names(self) -> tuple[str, ...]:
         """Return every metric name that a decision reads; prompt tokens are none of them yet."""
-        return tuple(
-            name
-            for metric in (
-                self.queued_requests,
-                self.running_requests,
-                self.output_tokens,
-                self.finished_requests,
-                self.kv_cache_utilization,
-                self.output_tokens_per_second,
-            )
-            for name in metric.names
+        metrics = (
+            self.queued_requests,
+            self.running_requests,
+            self.output_tokens,
+            self.finished_requests,
+            self.kv_cache_utilization,
+            self.output_tokens_per_second,
+            self.inter_token_seconds_sum,
+            self.inter_token_seconds_count,
         )
+        # Once each: llama.cpp's tokens are counted as output, and by their time.
+        return tuple(dict.fromkeys(name for metric in metrics for name in metric.names))
 
 
 PER_STEP_WINDOW_SECONDS = 5.0
@@ -84,6 +88,14 @@ DIALECTS: dict[Engine, Dialect] = {
         prompt_tokens=Metric(names=("vllm:prompt_tokens_total",)),
         finished_requests=Metric(names=("vllm:request_success_total",)),
         kv_cache_utilization=Metric(names=("vllm:kv_cache_usage_perc", "vllm:gpu_cache_usage_perc"), fold=Fold.MAX),
+        # One interval per sequence and step, however many tokens a speculative step accepted. Renamed in 0.11.
+        # vllm:request_time_per_output_token_seconds is another thing: one mean per finished request.
+        inter_token_seconds_sum=Metric(
+            names=("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum")
+        ),
+        inter_token_seconds_count=Metric(
+            names=("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count")
+        ),
         rate_window_seconds=PER_STEP_WINDOW_SECONDS,
     ),
     Engine.SGLANG: Dialect(
@@ -97,6 +109,10 @@ DIALECTS: dict[Engine, Dialect] = {
         finished_requests=Metric(names=("sglang:num_requests_total",)),
         kv_cache_utilization=Metric(names=("sglang:token_usage",), fold=Fold.MAX),
         output_tokens_per_second=Metric(names=("sglang:gen_throughput",)),
+        # One interval per token, moved while requests run. No older name: sglang:time_per_output_token_seconds
+        # was a request's whole duration by its tokens, queue included.
+        inter_token_seconds_sum=Metric(names=("sglang:inter_token_latency_seconds_sum",)),
+        inter_token_seconds_count=Metric(names=("sglang:inter_token_latency_seconds_count",)),
         rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
     ),
     # A TGI that never served a request exposes no series at all: unknown until the first one.
@@ -109,6 +125,10 @@ DIALECTS: dict[Engine, Dialect] = {
         output_tokens=Metric(names=("tgi_request_generated_tokens_sum",)),
         prompt_tokens=Metric(names=("tgi_request_input_length_sum",)),
         finished_requests=Metric(names=("tgi_request_success", "tgi_request_success_total")),
+        # One value per finished request: its time in the batch, prefill included, by its tokens. Sum by count
+        # is a mean over requests: a short answer, in which the prefill shows most, weighs as much as a long one.
+        inter_token_seconds_sum=Metric(names=("tgi_request_mean_time_per_token_duration_sum",)),
+        inter_token_seconds_count=Metric(names=("tgi_request_mean_time_per_token_duration_count",)),
         rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
     ),
     # trtllm-serve answers JSON at /metrics; Prometheus text needs `return_perf_metrics: true`, and its
@@ -123,6 +143,9 @@ DIALECTS: dict[Engine, Dialect] = {
         prompt_tokens=Metric(names=("trtllm_prompt_tokens_total", "trtllm_prompt_tokens")),
         finished_requests=Metric(names=("trtllm_request_success_total", "trtllm_request_success")),
         kv_cache_utilization=Metric(names=("trtllm_kv_cache_utilization",), fold=Fold.MAX),
+        # One value per finished request of two tokens or more, the mean of its intervals: a mean over requests.
+        inter_token_seconds_sum=Metric(names=("trtllm_time_per_output_token_seconds_sum",)),
+        inter_token_seconds_count=Metric(names=("trtllm_time_per_output_token_seconds_count",)),
         rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
     ),
     Engine.NIM: Dialect(
@@ -135,6 +158,9 @@ DIALECTS: dict[Engine, Dialect] = {
         prompt_tokens=Metric(names=("prompt_tokens_total",)),
         finished_requests=Metric(names=("request_success_total",)),
         kv_cache_utilization=Metric(names=("gpu_cache_usage_perc",), fold=Fold.MAX),
+        # NVIDIA documents it as counted per request: a window may well see none.
+        inter_token_seconds_sum=Metric(names=("time_per_output_token_seconds_sum",)),
+        inter_token_seconds_count=Metric(names=("time_per_output_token_seconds_count",)),
         rate_window_seconds=PER_STEP_WINDOW_SECONDS,
     ),
     Engine.LLAMACPP: Dialect(
@@ -146,6 +172,10 @@ DIALECTS: dict[Engine, Dialect] = {
         output_tokens=Metric(names=("llamacpp:tokens_predicted_total",)),
         prompt_tokens=Metric(names=("llamacpp:prompt_tokens_total",)),
         finished_requests=Metric(),
+        # Added when a slot is released: its time from first to last token, and its tokens. The first token
+        # has no interval, so an answer of n tokens shows (n - 1)/n of the time between them.
+        inter_token_seconds_sum=Metric(names=("llamacpp:tokens_predicted_seconds_total",)),
+        inter_token_seconds_count=Metric(names=("llamacpp:tokens_predicted_total",)),
         rate_window_seconds=AT_FINISH_WINDOW_SECONDS,
         drains_on_sigterm=False,
     ),

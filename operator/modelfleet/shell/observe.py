@@ -100,6 +100,7 @@ def _observed(
         else 0.0,
         prior_output_tokens_per_second=_prior(spec, runtime),
         measured_output_tokens_per_second=record.measured_tokens_per_second,
+        learned=record.learned,
         foreign_autoscaler=mirror.foreign_autoscaler(record.key),
     )
 

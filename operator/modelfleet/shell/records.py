@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from modelfleet.api.conditions import Reason
 from modelfleet.api.meta import APPLIED_HASH_ANNOTATION, DEPLOYMENT_LABEL, SCALE_FIELD_MANAGER, Key, Model
 from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
-from modelfleet.decide.snapshot import Fault
+from modelfleet.decide.snapshot import Fault, Learned
 from modelfleet.render.children import CONTAINER
 
 Json = dict[str, Any]
@@ -57,6 +57,7 @@ class DeploymentRecord:
     status_json: bytes
     recorded_desired: int | None
     measured_tokens_per_second: float | None
+    learned: Learned | None
 
     def status(self) -> ModelDeploymentStatus | None:
         """Return the last written status; None when there is none that parses."""
@@ -79,6 +80,16 @@ def parse_deployment(item: Json) -> DeploymentRecord:
         status_json=json.dumps(status, separators=(",", ":")).encode(),
         recorded_desired=status.get("desiredReplicas"),
         measured_tokens_per_second=status.get("outputTokensPerSecondPerReplica"),
+        learned=_learned(status.get("learned") or {}),
+    )
+
+
+def _learned(status: Json) -> Learned | None:
+    microseconds, forecast = status.get("idleInterTokenMicroseconds"), status.get("forecast")
+    if not microseconds or not forecast:
+        return None
+    return Learned(
+        idle_inter_token_seconds=microseconds / 1e6, forecast=forecast, margin_percent=status.get("marginPercent", 0)
     )
 
 

@@ -3,10 +3,10 @@
 Counters become rates in the scraper's own windows, once a second, and the plan's replicas are the answer.
 """
 
-from modelfleet.adapters.counters import CounterWindow
+from modelfleet.adapters.counters import CounterWindow, InterTokenWindow
 from modelfleet.api.engine import Engine
 from modelfleet.api.meta import Key
-from modelfleet.api.modeldeployment import ModelDeploymentSpec, Scaling, ServedModel
+from modelfleet.api.modeldeployment import ModelDeploymentSpec, Scaling, ServedModel, Targets
 from modelfleet.decide.cycle import decide
 from modelfleet.decide.history import Memory
 from modelfleet.decide.snapshot import Child, Node, Observed, Pod, PodSignals, Signal, Snapshot
@@ -32,11 +32,16 @@ class Modelfleet:
             runtime="vllm",
             accelerator=ACCELERATOR,
             gpus_per_replica=circumstances.model.gpus,
-            scaling=Scaling(min_replicas=setting.min_replicas, max_replicas=setting.max_replicas),
+            scaling=Scaling(
+                min_replicas=setting.min_replicas,
+                max_replicas=setting.max_replicas,
+                latency_weight=round(setting.target),
+                targets=Targets(inter_token_milliseconds=round(circumstances.tpot_seconds * 1000.0)),
+            ),
         )
         gpus = 2 * setting.max_replicas * circumstances.model.gpus
         self._nodes = {ACCELERATOR: (Node("node", gpus, gpus),)}
-        self._windows: dict[str, tuple[CounterWindow, CounterWindow]] = {}
+        self._windows: dict[str, tuple[CounterWindow, CounterWindow, InterTokenWindow]] = {}
         self._pods: tuple[Pod, ...] = ()
         self._history: dict[Key, Memory] = {}
 
@@ -73,10 +78,16 @@ class Modelfleet:
     def _pod(self, pod: PodSample, at: float) -> Pod:
         if pod.ready_at is None:
             return Pod(name=pod.uid, uid=pod.uid, created_at=pod.created_at, ready_at=None, node="node")
-        output, finished = self._windows.setdefault(
-            pod.uid, (CounterWindow(WINDOW_SECONDS), CounterWindow(WINDOW_SECONDS))
-        )
+        windows = self._windows.get(pod.uid)
+        if windows is None:
+            windows = self._windows[pod.uid] = (
+                CounterWindow(WINDOW_SECONDS),
+                CounterWindow(WINDOW_SECONDS),
+                InterTokenWindow(WINDOW_SECONDS),
+            )
+        output, finished, inter_token = windows
         life = (pod.uid, 0)
+        inter_token.add(seconds=pod.inter_token_seconds_sum, tokens=float(pod.inter_tokens), at=at, life=life)
         output.add(float(pod.generated_tokens), at=at, life=life)
         finished.add(float(pod.finished_requests), at=at, life=life)
         return Pod(
@@ -91,6 +102,7 @@ class Modelfleet:
                 output_tokens_per_second=output.rate(),
                 finished_requests_per_second=finished.rate(),
                 kv_cache_utilization=Signal(pod.kv_cache_utilization, at),
+                inter_token_seconds=inter_token.mean(),
             ),
         )
 
@@ -100,8 +112,8 @@ WINDOW_SECONDS = DIALECTS[Engine.VLLM].rate_window_seconds
 KIND = Kind(
     name="modelfleet",
     title="Modelfleet's own decision, as the operator runs it",
-    unit="",
-    targets=lambda model: (1.0,),
-    default_target=lambda model: 1.0,
+    unit="latencyWeight",
+    targets=lambda model: (3.0, 10.0, 30.0, 100.0, 300.0),
+    default_target=lambda model: 30.0,
     build=Modelfleet,
 )

@@ -65,6 +65,7 @@ class RateWindow:
         shape: Its shape parameter. The scale follows from the rate: ServeGen's own scale (p2) belongs to the
             busiest part of a window and would give up to hundreds of times the window's rate.
         lengths: Mean tokens, where the trace has them.
+        seconds: How long it is.
     """
 
     begins_seconds: float
@@ -72,6 +73,7 @@ class RateWindow:
     distribution: str = "exponential"
     shape: float = 1.0
     lengths: tuple[float, float] | None = None
+    seconds: float = SERVEGEN_WINDOW_SECONDS
 
 
 def read_trace(path: Path) -> Trace:
@@ -290,6 +292,18 @@ def _rate_trace(
             bad.add(number, error)
     for windows in by_client.values():
         windows.sort(key=lambda window: window.begins_seconds)
+    return Trace(name, count, bad.count, tuple(bad.samples), drawing(name, by_client))
+
+
+def drawing(
+    name: str, by_client: Mapping[str, Sequence[RateWindow]]
+) -> Callable[[Lengths, float, int], Iterator[Arrival]]:
+    """Return what draws a trace's arrivals from the windows of its clients.
+
+    Args:
+        name: Of the trace: another one draws other arrivals.
+        by_client: Windows in order of time; those of one client do not overlap.
+    """
 
     def draw(lengths: Lengths, rate_scale: float, seed: int) -> Iterator[Arrival]:
         return heapq.merge(
@@ -299,7 +313,7 @@ def _rate_trace(
             )
         )
 
-    return Trace(name, count, bad.count, tuple(bad.samples), draw)
+    return draw
 
 
 def _window_arrivals(
@@ -309,7 +323,7 @@ def _window_arrivals(
         of_window = lengths
         if window.lengths is not None:
             of_window = Lengths(*window.lengths, variation=lengths.variation)
-        expected = window.requests_per_second * rate_scale * SERVEGEN_WINDOW_SECONDS
+        expected = window.requests_per_second * rate_scale * window.seconds
         count = int(expected) + (dice.random() < expected - int(expected))
         for at_seconds in _times(window, count, dice):
             yield Arrival(window.begins_seconds + at_seconds, *of_window.draw(dice))
@@ -327,7 +341,7 @@ def _times(window: RateWindow, count: int, dice: random.Random) -> Iterator[floa
     if not 0.0 < whole < math.inf:
         gaps, whole = [1.0] * (count + 1), count + 1.0
     for passed in itertools.islice(itertools.accumulate(gaps), count):
-        yield passed / whole * SERVEGEN_WINDOW_SECONDS
+        yield passed / whole * window.seconds
 
 
 _GAPS: Final[Mapping[str, Callable[[random.Random, float], float]]] = MappingProxyType(

@@ -1,0 +1,313 @@
+"""`modelfleet simulate`: autoscalers against each other on one load, in seconds and without a cluster."""
+
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
+from decimal import Decimal
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Annotated, Any, Final
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+from rich.table import Table
+
+from modelfleet.cli.simulate_load import KNOWN_TRACES, Asked, BadInput, read_load
+from modelfleet.cli.simulate_tables import BEST, choices_table, runs_table
+from modelfleet.simulate.arrivals import Lengths
+from modelfleet.simulate.calibration import (
+    CALIBRATIONS,
+    DEFAULT_CALIBRATION,
+    CalibrationError,
+    ReplicaModel,
+    load_replica_model,
+)
+from modelfleet.simulate.frontier import (
+    Job,
+    Outcome,
+    Progress,
+    best_rival,
+    equal_attainment,
+    equal_cost,
+    pareto,
+    play_jobs,
+    points,
+    representatives,
+    sweep,
+    what_if,
+)
+from modelfleet.simulate.policy import Circumstances, Kind, Setting
+from modelfleet.simulate.registry import KINDS, OURS, UnknownPolicy, kind_named, targets
+from modelfleet.simulate.shapes import Shape
+from modelfleet.simulate.world import Start
+
+MAX_REPLICAS: Final = 1_000
+"""As a ModelDeployment has it."""
+PRINT_COLUMNS: Final = 240
+
+
+def simulate(
+    trace: Annotated[Path | None, typer.Option(help=f"Load: {KNOWN_TRACES}; gzipped or not.", metavar="FILE")] = None,
+    shape: Annotated[
+        str | None, typer.Option(help=f"Synthetic load instead: {', '.join(Shape)}.", metavar="NAME")
+    ] = None,
+    rate: Annotated[float, typer.Option(help="Requests/s at the shape's highest.")] = 10.0,
+    duration_seconds: Annotated[float, typer.Option(help="How long the shape lasts.")] = 3600.0,
+    prompt_tokens: Annotated[float, typer.Option(help="Mean prompt, where no trace tells it.")] = 1000.0,
+    output_tokens: Annotated[float, typer.Option(help="Mean output, where no trace tells it.")] = 200.0,
+    variation: Annotated[float, typer.Option(help="Coefficient of variation of both.")] = 0.5,
+    rate_scale: Annotated[float, typer.Option(help="Requests played for each one of the load.")] = 1.0,
+    time_limit_seconds: Annotated[float | None, typer.Option(help="Cut the load after this long.")] = None,
+    calibration: Annotated[
+        str, typer.Option(help="What one replica does: a name, or a JSON or YAML file.", metavar="NAME|FILE")
+    ] = DEFAULT_CALIBRATION,
+    start_seconds: Annotated[float, typer.Option(help="From a pod's creation to ready.")] = 110.0,
+    min_replicas: Annotated[int, typer.Option(help="Fewest replicas.")] = 1,
+    max_replicas: Annotated[int, typer.Option(help="Most replicas.")] = 16,
+    policy: Annotated[
+        str | None, typer.Option(help=f"Of {', '.join(KINDS)}; all when absent.", metavar="A,B,...")
+    ] = None,
+    target: Annotated[float | None, typer.Option(help="For all of them; each one's default when absent.")] = None,
+    frontier: Annotated[
+        bool,
+        typer.Option("--frontier", help="Sweep targets and minimums: tuned on the first half, judged on the second."),
+    ] = False,
+    goal: Annotated[float, typer.Option(help="Attainment, 0 to 1, at which costs are compared.")] = 0.99,
+    ttft: Annotated[float, typer.Option(help="Target of the time to first token, s.")] = 2.0,
+    tpot: Annotated[float, typer.Option(help="Target of the mean time between tokens, ms.")] = 50.0,
+    seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Play so many times, the next seed each: median and worst.")] = 1,
+    price: Annotated[float | None, typer.Option(help="USD per GPU-hour; no cost is shown when absent.")] = None,
+    json_output: Annotated[bool, typer.Option("--json", help="Print a JSON list instead of tables.")] = False,
+    html: Annotated[Path | None, typer.Option(help="Write a report that opens anywhere.", metavar="FILE")] = None,
+    jobs: Annotated[int | None, typer.Option(help="Runs at once; one per CPU when absent.")] = None,
+) -> None:
+    """Play one load against autoscaling policies: what each costs, and how many requests meet their latency targets.
+
+    Times come from a model of the engine, not from GPUs. The same options give the same numbers.
+    """
+    with _refusals():
+        _check(
+            {
+                "--rate": rate,
+                "--duration-seconds": duration_seconds,
+                "--rate-scale": rate_scale,
+                "--time-limit-seconds": time_limit_seconds,
+                "--target": target,
+                "--ttft": ttft,
+                "--tpot": tpot,
+                "--goal": goal,
+            },
+            above=0.0,
+        )
+        _check({"--variation": variation, "--start-seconds": start_seconds, "--price": price}, least=0.0)
+        _check({"--prompt-tokens": prompt_tokens, "--output-tokens": output_tokens}, least=1.0)
+        _check({"--min-replicas": min_replicas, "--seeds": seeds, "--jobs": jobs}, least=1.0)
+        _check({"--goal": goal}, most=1.0)
+        _check({"--max-replicas": max_replicas}, most=MAX_REPLICAS)
+        if min_replicas > max_replicas:
+            raise BadInput("--min-replicas", f"{min_replicas} is above --max-replicas {max_replicas}; lower it")
+        if frontier and target is not None:
+            raise BadInput("--target", "a frontier sweeps targets by itself; drop one of --target and --frontier")
+        kinds = _kinds(policy)
+        model = _model(calibration)
+        if html is not None:
+            _check_html(html)
+        lengths = Lengths(prompt_tokens, output_tokens, variation)
+        asked = Asked(trace, shape, rate, duration_seconds, lengths, rate_scale, time_limit_seconds, seed)
+        load = read_load(asked, model, warn=lambda line: typer.echo(line, err=True))
+        circumstances = Circumstances(model, start_seconds, ttft, tpot / 1000.0, load.arrivals)
+        if frontier:
+            tried = sweep(kinds, circumstances, min_replicas=min_replicas, max_replicas=max_replicas)
+        else:
+            tried = _one_each(kinds, target, circumstances, min_replicas=min_replicas, max_replicas=max_replicas)
+    start = Start.of(start_seconds)
+    planned = [Job(name, setting, start, seed + more) for name, setting in tried for more in range(seeds)]
+    with _progress("playing") as told:
+        outcomes = play_jobs(planned, circumstances, processes=jobs, progress=told)
+    usd_per_gpu_hour = None if price is None else Decimal(str(price))
+    facts = {
+        "requests": f"{len(load.arrivals):,} in {load.arrivals[-1].at_seconds:,.0f} s",
+        "replica": f"{calibration}, {_plural(model.gpus, 'GPU')}",
+        "replicas": f"{min_replicas} to {max_replicas}, {start_seconds:g} s from creation to ready",
+        "targets": f"TTFT at most {ttft:g} s and TPOT at most {tpot:g} ms",
+        "seeds": f"{seed}" if seeds == 1 else f"{seed} to {seed + seeds - 1}",
+    }
+    if json_output:
+        typer.echo(_json(outcomes, frontier=frontier))
+    else:
+        _print({"load": load.title, **facts}, outcomes, goal=goal if frontier else None, price=usd_per_gpu_hour)
+    if html is None:
+        return
+    chosen = representatives(points(outcomes), goal=goal)
+    rival = best_rival(chosen, goal=goal)
+    shown = [Job(name, point.setting, start, seed, keep_run=True) for name, point in chosen.items()]
+    changed = [each for job in shown if job.policy in (OURS, rival) for each in what_if(job)]
+    with _progress("report") as told:
+        played = play_jobs([*shown, *(each.job for each in changed)], circumstances, processes=jobs, progress=told)
+    if calibration in CALIBRATIONS:
+        facts["times from"] = CALIBRATIONS[calibration].source
+    if frontier:
+        facts["settings"] = f"cheapest with {100.0 * goal:g} % of the first half in target, else the nearest to that"
+    # Not at the top: it needs the optional extra.
+    from modelfleet.simulate.report import Story, render  # noqa: PLC0415
+
+    story = Story(
+        title=load.title,
+        facts=facts,
+        ttft_seconds=ttft,
+        shown=played[: len(shown)],
+        points=points(outcomes) if frontier else (),
+        what_ifs=list(zip(changed, played[len(shown) :], strict=True)),
+        rival=rival,
+        price=usd_per_gpu_hour,
+    )
+    html.write_text(render(story), encoding="utf-8")
+
+
+@contextmanager
+def _refusals() -> Iterator[None]:
+    """Turn a refusal into one line and exit code 2."""
+    try:
+        yield
+    except BadInput as error:
+        typer.echo(f"Error: {error}", err=True)
+        raise typer.Exit(2) from error
+
+
+def _check(
+    options: Mapping[str, float | None],
+    *,
+    above: float | None = None,
+    least: float | None = None,
+    most: float = math.inf,
+) -> None:
+    """Refuse numbers that are out of bounds or none; None was not given."""
+    for option, value in options.items():
+        if value is None:
+            continue
+        if not math.isfinite(value):
+            raise BadInput(option, f"{value} is no number; give a finite one")
+        if above is not None and value <= above:
+            raise BadInput(option, f"{value:g} must be above {above:g}")
+        if least is not None and value < least:
+            raise BadInput(option, f"{value:g} must be at least {least:g}")
+        if value > most:
+            raise BadInput(option, f"{value:g} must be at most {most:g}")
+
+
+def _kinds(names: str | None) -> list[Kind]:
+    if names is None:
+        return list(KINDS.values())
+    try:
+        # A name that is given twice is played once.
+        return [kind_named(name) for name in dict.fromkeys(name.strip() for name in names.split(","))]
+    except UnknownPolicy as error:
+        raise BadInput("--policy", error) from error
+
+
+def _model(calibration: str) -> ReplicaModel:
+    try:
+        return load_replica_model(calibration)
+    except CalibrationError as error:
+        raise BadInput("--calibration", error) from error
+
+
+def _one_each(
+    kinds: Sequence[Kind], target: float | None, circumstances: Circumstances, *, min_replicas: int, max_replicas: int
+) -> tuple[tuple[str, Setting], ...]:
+    model = circumstances.model
+    tried = tuple((kind, Setting(target or kind.default_target(model), min_replicas, max_replicas)) for kind in kinds)
+    for kind, setting in tried:
+        try:
+            kind.build(setting, circumstances)
+        except ValueError as error:
+            raise BadInput("--target", f"{kind.name} cannot take {setting.target:g}: {error}") from error
+    return tuple((kind.name, setting) for kind, setting in tried)
+
+
+def _check_html(html: Path) -> None:
+    """Refuse a report that could not be written, before anything is played."""
+    if html.is_dir() or not html.parent.is_dir():
+        raise BadInput("--html", f"cannot write {html}; give a file in a directory that exists")
+    if find_spec("plotly") is None:
+        raise BadInput("--html", "needs plotly; pip install 'modelfleet[simulate]'")
+
+
+@contextmanager
+def _progress(what: str) -> Iterator[Progress]:
+    """Show a bar on standard error where that is a terminal; it is gone in the end."""
+    console = Console(stderr=True)
+    columns = (TextColumn(what), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as bar:
+        task = bar.add_task(what)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _json(outcomes: Sequence[Outcome], *, frontier: bool) -> str:
+    """Return one object a run and line: the whole load's figures, and for a frontier each half's as well."""
+    tuned = {(point.policy, point.setting) for point in pareto(points(outcomes))} if frontier else set()
+    rows = []
+    for each in sorted(outcomes, key=_order(outcomes)):
+        row: dict[str, Any] = {**asdict(each.whole), "seed": each.job.seed}
+        if frontier:
+            row["first_half"], row["second_half"] = asdict(each.first), asdict(each.second)
+            row["tuned_on_first_half"] = (each.job.policy, each.job.setting) in tuned
+        rows.append(json.dumps(row, allow_nan=False))
+    return "[\n" + ",\n".join(rows) + "\n]"
+
+
+def _order(outcomes: Sequence[Outcome]) -> Callable[[Outcome], tuple[int, float, int, int]]:
+    """Return what rows are sorted by: policies as they were given, then target, minimum and seed."""
+    place = {name: number for number, name in enumerate(dict.fromkeys(each.job.policy for each in outcomes))}
+
+    def key(each: Outcome) -> tuple[int, float, int, int]:
+        return place[each.job.policy], each.job.setting.target, each.job.setting.min_replicas, each.job.seed
+
+    return key
+
+
+def _print(facts: Mapping[str, str], outcomes: Sequence[Outcome], *, goal: float | None, price: Decimal | None) -> None:
+    """Print the facts, and the tables of the runs or, with a goal, of the frontier."""
+    # Wider than any table: in a narrow terminal lines then wrap, where rich would cut off digits.
+    console = Console(width=PRINT_COLUMNS, highlight=False)
+    for name, text in facts.items():
+        console.print(f"[dim]{name:<9}[/]{escape(text)}")
+    for title, table in _tables(outcomes, goal, price):
+        console.print(f"\n[bold]{escape(title)}[/]" if title else "")
+        console.print(table)
+    console.print(
+        f"\n[dim]{BEST} best of its column; the oracle knows every request beforehand and has no part in it[/]"
+    )
+    for text in targets(dict.fromkeys(each.job.policy for each in outcomes)):
+        console.print(f"[dim]target of {escape(text)}[/]")
+
+
+def _tables(
+    outcomes: Sequence[Outcome], goal: float | None, price: Decimal | None
+) -> Iterator[tuple[str | None, Table]]:
+    if goal is None:
+        yield None, runs_table(outcomes, price=price)
+        return
+    tried = points(outcomes)
+    yield (
+        f"On the second half, the cheapest setting that kept {100.0 * goal:g} % of the first in target",
+        choices_table(equal_attainment(tried, goal=goal), none="none did", price=price),
+    )
+    chosen = representatives(tried, goal=goal)
+    anchor = OURS if OURS in chosen else next(iter(chosen))
+    budget = chosen[anchor].first.gpu_hours
+    yield (
+        f"On the second half, the setting of the fewest violations for {budget:.2f} GPU-hours on the first, "
+        f"which {anchor} took{' above' if chosen[anchor].first.attainment >= goal else ' to come nearest to that'}",
+        choices_table(equal_cost(tried, gpu_hours=budget), none="all cost more", price=price),
+    )
+
+
+def _plural(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"

@@ -1,0 +1,268 @@
+"""Step 3b, lookback: the forecast that would have been cheapest on this deployment's own past.
+
+No forecast fits every load. A load that wanders is followed; one that bursts for less time than a pod takes to
+start is met by what is there already or not at all, and then a constant fleet is best. So all of them are kept
+and judged: a forecast is the peak, over some time, of the load averaged over some time, perhaps carried on by its
+trend, times a margin. Every ten seconds each pays for the replicas it would have asked for, and for the load that
+would have found too few: what it asked for serves only once it was asked for as long as a start takes. The
+cheapest so far decides, and changes only for one that is clearly cheaper.
+
+The price of missed load against replicas is the one knob.
+"""
+
+from dataclasses import dataclass, replace
+from math import ceil, exp, log
+
+BUCKET_SECONDS = 10.0
+"""A queue of a few seconds is within usual limits of the first token; what is shorter needs no replica."""
+MARGINS = (0.6, 0.75, 0.9, 1.05, 1.25, 1.45, 1.7, 2.0)
+"""Replicas for one replica's worth of forecast load. Below 1 a peak is not worth meeting in full."""
+HALF_LIFE_SECONDS = 4 * 3600.0
+"""By then what a forecast cost counts half."""
+KEPT = 0.5 ** (BUCKET_SECONDS / HALF_LIFE_SECONDS)
+LEAST_BUCKETS = 6
+"""Before a minute has been seen the present load decides alone."""
+SURE = 0.05
+"""A forecast takes over when it was cheaper by this share..."""
+SURE_REPLICA_SECONDS = 200.0
+"""...and by this much besides: a few buckets prove nothing."""
+START_SHARE = 0.5
+"""Part of a start's replica-seconds that each replica added costs a forecast beyond the time it is held: a start
+loads other things than its GPUs, and what goes up and down is hard to live with."""
+ROUNDING = 0.1
+"""A tenth of a replica over is no replica more."""
+LONGEST_BUCKETS = 8_640
+"""A day."""
+
+
+@dataclass(frozen=True, slots=True)
+class Forecast:
+    """One way to see what comes.
+
+    Attributes:
+        averaged_buckets: The load is averaged over so many buckets.
+        peak_starts: The highest such average within so many start times is taken; None within a day.
+        trend: The average is carried on by what it grew in the last start time.
+    """
+
+    averaged_buckets: int
+    peak_starts: int | None
+    trend: bool = False
+
+    @property
+    def name(self) -> str:
+        """A word for it, as the status keeps it."""
+        peak = "day" if self.peak_starts is None else f"{self.peak_starts}-starts"
+        return f"{self.averaged_buckets * BUCKET_SECONDS:.0f}s-peak-{peak}{'-trend' if self.trend else ''}"
+
+
+FORECASTS = (
+    Forecast(1, 1),
+    Forecast(1, 3),
+    Forecast(1, 10),
+    Forecast(1, None),
+    Forecast(3, 1),
+    Forecast(3, 3),
+    Forecast(3, 10),
+    Forecast(3, 30),
+    Forecast(3, None),
+    Forecast(6, 1),
+    Forecast(6, 3),
+    Forecast(3, 1, trend=True),
+    Forecast(6, 1, trend=True),
+)
+LONGEST_AVERAGE = max(forecast.averaged_buckets for forecast in FORECASTS)
+FIRST_CHOICE = (FORECASTS.index(Forecast(3, 1)), MARGINS.index(1.25))
+"""What decides until another is known to be cheaper: follow the last half minute, a quarter over it."""
+
+Window = tuple[tuple[int, float], ...]
+"""Bucket numbers and values, oldest first, of which none is dominated by a later one."""
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """One forecast over time.
+
+    Attributes:
+        peak: The highest averages of its time.
+        trough: The lowest of its values within one start: what has been asked for long enough to serve.
+        value: Load in replicas that it forecast when the last bucket closed.
+        before: When the one before closed.
+        costs: For each margin, what it cost so far, in replica-seconds.
+    """
+
+    peak: Window = ()
+    trough: Window = ()
+    value: float = 0.0
+    before: float = 0.0
+    costs: tuple[float, ...] = (0.0,) * len(MARGINS)
+
+
+@dataclass(frozen=True, slots=True)
+class Lookback:
+    """What is kept of the past.
+
+    Attributes:
+        began_at: When the open bucket began; None before the first load.
+        open_sum: Load in replicas, times seconds, in the open bucket.
+        open_seconds: Seconds of it with a known load.
+        buckets: How many were closed.
+        recent: Loads of the last closed buckets, oldest first.
+        tracks: The forecasts, as FORECASTS.
+        choice: Numbers of the forecast and of the margin that decide.
+    """
+
+    began_at: float | None = None
+    open_sum: float = 0.0
+    open_seconds: float = 0.0
+    buckets: int = 0
+    recent: tuple[float, ...] = ()
+    tracks: tuple[Track, ...] = (Track(),) * len(FORECASTS)
+    choice: tuple[int, int] = FIRST_CHOICE
+
+    @classmethod
+    def resumed(cls, forecast: str, margin_percent: int) -> "Lookback":
+        """Return an empty past that begins with the choice an earlier process made, where it is one of today's."""
+        forecasts = [number for number, each in enumerate(FORECASTS) if each.name == forecast]
+        margins = [number for number, each in enumerate(MARGINS) if round(100 * each) == margin_percent]
+        return cls(choice=(forecasts[0], margins[0])) if forecasts and margins else cls()
+
+    @property
+    def load(self) -> float:
+        """The chosen forecast, in fully used replicas; 0 before the first bucket closed."""
+        return self.tracks[self.choice[0]].value
+
+    @property
+    def replicas(self) -> float | None:
+        """What the chosen forecast asks for; None before it has seen enough to be asked."""
+        return self.load * self.margin if self.buckets >= LEAST_BUCKETS else None
+
+    @property
+    def forecast(self) -> Forecast:
+        """The chosen forecast."""
+        return FORECASTS[self.choice[0]]
+
+    @property
+    def margin(self) -> float:
+        """The chosen margin."""
+        return MARGINS[self.choice[1]]
+
+
+NO_PAST = Lookback()
+"""Before the first load."""
+
+
+def look_back(
+    lookback: Lookback,
+    load: float,
+    *,
+    now: float,
+    elapsed_seconds: float,
+    start_seconds: float,
+    latency_weight: float,
+    min_replicas: int,
+) -> Lookback:
+    """Take a load in; once a bucket is full, judge every forecast by it and choose.
+
+    Args:
+        lookback: The past.
+        load: Load in fully used replicas, >= 0.
+        now: Seconds since the epoch.
+        elapsed_seconds: Since the last decision.
+        start_seconds: From a pod's creation to ready, > 0.
+        latency_weight: Replica-seconds that one replica-second of missed load is worth.
+        min_replicas: Replicas that are there anyhow, at least 1.
+    """
+    if lookback.began_at is None:
+        return replace(lookback, began_at=now)
+    seconds = min(elapsed_seconds, BUCKET_SECONDS)
+    open_sum, open_seconds = lookback.open_sum + load * seconds, lookback.open_seconds + seconds
+    if now - lookback.began_at < BUCKET_SECONDS or open_seconds <= 0.0:
+        return replace(lookback, open_sum=open_sum, open_seconds=open_seconds)
+    seen = open_sum / open_seconds
+    start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
+    number = lookback.buckets + 1
+    recent = (*lookback.recent, seen)[-(start_buckets + LONGEST_AVERAGE) :]
+    averages = {length: _average(recent, length) for length in {forecast.averaged_buckets for forecast in FORECASTS}}
+    tracks = tuple(
+        _follow(
+            _charge(track, seen, start_buckets, latency_weight, min_replicas) if lookback.buckets else track,
+            forecast,
+            _carried_on(averages[forecast.averaged_buckets], recent, start_buckets, forecast),
+            number,
+            start_buckets,
+        )
+        for forecast, track in zip(FORECASTS, lookback.tracks, strict=True)
+    )
+    return Lookback(began_at=now, buckets=number, recent=recent, tracks=tracks, choice=_choose(tracks, lookback.choice))
+
+
+def missed(share: float) -> float:
+    """Return the part of the requests that are late when this share of the replicas' capacity is asked for.
+
+    Averaged over buckets: bursts within one make some late well below 1, and not all at 1. Fitted to constant
+    fleets under Poisson arrivals (design/0002).
+    """
+    return min(1.0, 0.1 * share**4 + 1.0 / (1.0 + exp(-log(share) / 0.06))) if share > 0.0 else 0.0
+
+
+_MISSED = tuple(missed(step / 100) for step in range(201))
+
+
+def _charge(track: Track, seen: float, start_buckets: int, latency_weight: float, least: int) -> Track:
+    """Let a forecast pay for the bucket that closed: what it asked for, what it added, and what it missed."""
+    start = START_SHARE * start_buckets * BUCKET_SECONDS
+    price = latency_weight * seen * BUCKET_SECONDS
+    # What was asked for in each of the buckets of a start serves in this one.
+    serving = track.trough[0][1]
+    costs = []
+    for margin, cost in zip(MARGINS, track.costs, strict=True):
+        asked = whole(margin * track.value, least)
+        added = asked - whole(margin * track.before, least)
+        share = int(100.0 * seen / whole(margin * serving, least))
+        paid = asked * BUCKET_SECONDS + price * _MISSED[share if share < 200 else 200]
+        costs.append(cost * KEPT + (paid + start * added if added > 0 else paid))
+    return replace(track, costs=tuple(costs))
+
+
+def _follow(track: Track, forecast: Forecast, average: float, number: int, start_buckets: int) -> Track:
+    """Bring a forecast up to date."""
+    span = LONGEST_BUCKETS if forecast.peak_starts is None else forecast.peak_starts * start_buckets
+    peak = _slide(track.peak, (number, average), since=number - span + 1, highest=True)
+    value = peak[0][1]
+    trough = _slide(track.trough, (number, value), since=number - start_buckets + 1, highest=False)
+    return Track(peak, trough, value, track.value if number > 1 else value, track.costs)
+
+
+def _choose(tracks: tuple[Track, ...], choice: tuple[int, int]) -> tuple[int, int]:
+    """Return the cheapest forecast and margin, or the present ones when it is not clearly cheaper."""
+    present = tracks[choice[0]].costs[choice[1]]
+    cheapest, number = min((min(track.costs), number) for number, track in enumerate(tracks))
+    if cheapest >= present * (1.0 - SURE) - SURE_REPLICA_SECONDS:
+        return choice
+    return number, tracks[number].costs.index(cheapest)
+
+
+def _average(recent: tuple[float, ...], length: int) -> float:
+    return sum(recent[-length:]) / min(length, len(recent))
+
+
+def _carried_on(average: float, recent: tuple[float, ...], start_buckets: int, forecast: Forecast) -> float:
+    """Add to an average what it grew in the last start time, where the forecast says so."""
+    earlier = recent[-start_buckets - forecast.averaged_buckets : -start_buckets]
+    if not forecast.trend or not earlier:
+        return average
+    return max(average, 2.0 * average - sum(earlier) / len(earlier))
+
+
+def whole(load: float, least: int) -> int:
+    """Return the replicas for a load, at least `least`."""
+    count = ceil(load - ROUNDING)
+    return count if count > least else least
+
+
+def _slide(window: Window, entry: tuple[int, float], *, since: int, highest: bool) -> Window:
+    """Add a value to a window and drop what is too old or dominated."""
+    value = entry[1]
+    kept = tuple(old for old in window if old[0] >= since and (old[1] > value if highest else old[1] < value))
+    return (*kept, entry)

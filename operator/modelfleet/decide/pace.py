@@ -1,0 +1,122 @@
+"""Step 2b, pace: how full the replicas are, read from the time between tokens.
+
+A step of an engine costs a constant, c, and work that grows with what is in it. When the steps of a second are
+s long, n = 1 / s of them fit, their constants take n c, and the rest of the second, 1 - c / s, is work. Work adds
+up over replicas whatever the model, the mix of requests and how they are batched; c is the time between tokens of
+a replica with next to nothing to do. A limit T of the time between tokens lets a replica fill 1 - c / T with work,
+so the work of all of them in units of that is the load in replicas: exactly 1 where s = T, whatever c is.
+"""
+
+from dataclasses import dataclass, replace
+
+from modelfleet.decide.demand import Demand
+from modelfleet.decide.snapshot import Pod, PodSignals, Signal
+
+LEAST_USABLE = 0.2
+"""Share of a replica that may be filled, however close the limit is to its constant: no limit can be met below."""
+MOST_USABLE = 0.95
+"""A replica that is busy to the last is late at every burst."""
+FALL = 0.2
+"""Weight of a sample below the constant: an idler replica than ever was seen."""
+RISE_SECONDS = 3600.0
+"""Time constant by which the constant follows samples above it: a new model or GPU, not a busy hour."""
+LEAST_TOKENS_PER_SECOND = 2.0
+"""Fewer tokens say more about one step than about the pace."""
+REQUESTS_REMEMBERED = 500.0
+"""Finished requests over which the work of one is averaged."""
+LEAST_REQUESTS = 3.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What is learned about a replica's steps.
+
+    Attributes:
+        constant_seconds: c, the time between tokens with next to no work; None until tokens came.
+        work_seconds: Work of the remembered requests, in replica-seconds.
+        requests: How many they are.
+    """
+
+    constant_seconds: float | None = None
+    work_seconds: float = 0.0
+    requests: float = 0.0
+
+    @property
+    def work_per_request(self) -> float:
+        """Replica-seconds of work of an average request; 0 until some finished."""
+        return self.work_seconds / self.requests if self.requests >= LEAST_REQUESTS else 0.0
+
+
+NO_PACE = Pace()
+"""Before the first token."""
+
+
+def learn_pace(pace: Pace, demand: Demand, pods: tuple[Pod, ...], *, elapsed_seconds: float) -> Pace:
+    """Fold one interval in.
+
+    The work of a request is taken from all work and all requests that finished, so that long requests that have
+    not finished yet swing it by what they are of the remembered ones, and not at all while nothing finishes.
+    """
+    samples = [
+        signals.inter_token_seconds.value
+        for signals in _serving(pods)
+        if isinstance(signals.inter_token_seconds, Signal)
+        and isinstance(signals.output_tokens_per_second, Signal)
+        and signals.output_tokens_per_second.value >= LEAST_TOKENS_PER_SECOND
+    ]
+    constant = pace.constant_seconds
+    if samples:
+        idlest = min(samples)
+        if constant is None:
+            constant = idlest
+        else:
+            weight = FALL if idlest < constant else min(1.0, elapsed_seconds / RISE_SECONDS)
+            constant += weight * (idlest - constant)
+    if constant is None:
+        return pace
+    finished = demand.finished_requests_per_second
+    requests = finished.value * elapsed_seconds if finished.known == demand.ready else 0.0
+    kept = max(0.0, 1.0 - requests / REQUESTS_REMEMBERED)
+    return replace(
+        pace,
+        constant_seconds=constant,
+        work_seconds=pace.work_seconds * kept + work(pods, constant) * elapsed_seconds,
+        requests=pace.requests * kept + requests,
+    )
+
+
+def load_in_replicas(
+    pace: Pace, pods: tuple[Pod, ...], *, limit_seconds: float, queue_growth_per_second: float
+) -> float | None:
+    """Return how many replicas, filled as far as the limit lets them, the load needs; None until a token came.
+
+    Args:
+        pace: What was learned.
+        pods: The pods of the deployment.
+        limit_seconds: Longest time between tokens that is wanted, > 0.
+        queue_growth_per_second: Requests that arrive beyond what is served; negative while the queue shrinks.
+    """
+    if pace.constant_seconds is None:
+        return None
+    arriving = work(pods, pace.constant_seconds) + queue_growth_per_second * pace.work_per_request
+    return max(0.0, arriving) / usable(pace.constant_seconds, limit_seconds)
+
+
+def usable(constant_seconds: float, limit_seconds: float) -> float:
+    """Return the share of a replica that may be filled with work under a limit of the time between tokens."""
+    return min(MOST_USABLE, max(LEAST_USABLE, 1.0 - constant_seconds / limit_seconds))
+
+
+def work(pods: tuple[Pod, ...], constant_seconds: float) -> float:
+    """Return the work that the serving pods do, in replicas: a lower bound where a pod says nothing."""
+    total = 0.0
+    for signals in _serving(pods):
+        pace, output = signals.inter_token_seconds, signals.output_tokens_per_second
+        if isinstance(pace, Signal) and isinstance(output, Signal) and pace.value > constant_seconds:
+            # Tokens a second times the time of each: sequences under way on average, at most one counts as busy.
+            total += min(1.0, output.value * pace.value) * (1.0 - constant_seconds / pace.value)
+    return total
+
+
+def _serving(pods: tuple[Pod, ...]) -> list[PodSignals]:
+    return [pod.signals for pod in pods if pod.ready_at is not None and not pod.terminating]

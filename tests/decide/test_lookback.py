@@ -1,0 +1,202 @@
+"""Step 3b: the forecast that its own past would have been cheapest with."""
+
+import math
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+
+import pytest
+
+from modelfleet.decide.lookback import (
+    BUCKET_SECONDS,
+    FIRST_CHOICE,
+    FORECASTS,
+    LEAST_BUCKETS,
+    MARGINS,
+    NO_PAST,
+    Forecast,
+    Lookback,
+    look_back,
+    missed,
+    whole,
+)
+
+START_SECONDS = 120.0
+HOUR = 3600
+
+
+def live(
+    loads: Iterable[float],
+    *,
+    lookback: Lookback = NO_PAST,
+    weight: float = 30.0,
+    least: int = 1,
+    start: float = START_SECONDS,
+    tick: float = 10.0,
+) -> Lookback:
+    """Let loads pass, one a tick."""
+    now = 1_000_000.0 if lookback.began_at is None else lookback.began_at + tick
+    for load in loads if lookback.began_at is not None else [0.0, *loads]:
+        lookback = look_back(
+            lookback,
+            load,
+            now=now,
+            elapsed_seconds=tick,
+            start_seconds=start,
+            latency_weight=weight,
+            min_replicas=least,
+        )
+        now += tick
+    return lookback
+
+
+def hours(number: float, load: Callable[[float], float]) -> list[float]:
+    """Return the loads of so many hours, a bucket each, from a function of seconds."""
+    return [load(bucket * BUCKET_SECONDS) for bucket in range(int(number * HOUR / BUCKET_SECONDS))]
+
+
+def steady(_: float) -> float:
+    """Return four replicas of load."""
+    return 4.0
+
+
+def bursts(at: float) -> float:
+    """Return ten replicas for 20 s in every ten minutes, of which there is no sign before, and next to nothing else."""
+    return 10.0 if at % 600 < 20 else 0.2
+
+
+def day(at: float) -> float:
+    """Return between two and twenty replicas within three hours, without noise."""
+    return 11.0 - 9.0 * math.cos(2 * math.pi * at / (3 * HOUR))
+
+
+def test_a_minute_is_seen_before_it_decides() -> None:
+    """Until then the present load does."""
+    young = live([3.0] * (LEAST_BUCKETS - 1))
+
+    assert young.replicas is None
+    assert live([3.0], lookback=young).replicas == pytest.approx(3.0 * 1.25)
+    assert young.choice == FIRST_CHOICE
+
+
+def test_a_bucket_is_the_mean_of_its_ticks() -> None:
+    """Ten loads of a second make one, whenever the ticks come."""
+    filled = live([2.0, 4.0] * 5, tick=1.0)
+
+    assert filled.buckets == 1
+    assert filled.recent[-1] == pytest.approx(3.0, abs=0.2)
+
+
+def test_what_was_not_seen_is_no_load_and_no_rest() -> None:
+    """After an hour without signals the bucket holds what was known of it."""
+    before = live(hours(0.1, steady))
+    after = look_back(
+        before,
+        4.0,
+        now=(before.began_at or 0.0) + HOUR,
+        elapsed_seconds=HOUR,
+        start_seconds=START_SECONDS,
+        latency_weight=30.0,
+        min_replicas=1,
+    )
+
+    assert after.recent[-1] == 4.0
+    assert after.buckets == before.buckets + 1
+
+
+def test_bursts_shorter_than_a_start_are_met_by_a_constant_fleet_or_not_at_all() -> None:
+    """Following them buys replicas that come too late; the price says which of the two is cheaper."""
+    dear, cheap = live(hours(6, bursts), weight=100.0), live(hours(6, bursts), weight=3.0)
+    asked = [live(hours(6 + part / 60, bursts), weight=100.0).replicas for part in (0, 3, 7)]
+
+    assert dear.forecast.peak_starts is None or dear.forecast.peak_starts * START_SECONDS >= 600
+    assert max(asked) - min(asked) < 0.5  # type: ignore[type-var,operator]
+    assert whole(dear.replicas or 0.0, 1) >= 10
+    assert whole(cheap.replicas or 0.0, 1) <= 2
+
+
+def test_a_load_that_wanders_is_followed() -> None:
+    """At the peak of a day as many as the peak needs, at its bottom a few: never the peak all day."""
+    top, bottom = live(hours(7.5, day)), live(hours(9, day))
+
+    assert 20 <= whole(top.replicas or 0.0, 1) <= 40
+    assert whole(bottom.replicas or 0.0, 1) <= 7
+
+
+def test_a_steady_load_gets_one_count() -> None:
+    """Nothing moves, so nothing is followed, and a quarter too much is too dear in the end."""
+    asked = {whole(live(hours(2 + part / 10, steady)).replicas or 0.0, 1) for part in range(10)}
+
+    assert len(asked) == 1
+    assert 5 <= asked.pop() <= 7
+
+
+def test_dearer_latency_never_asks_for_fewer() -> None:
+    """The one knob works in one direction."""
+    for load in (steady, bursts, day):
+        asked = [whole(live(hours(6, load), weight=weight).replicas or 0.0, 1) for weight in (1.0, 10.0, 100.0, 1000.0)]
+
+        assert asked == sorted(asked)
+
+
+def test_the_choice_changes_only_for_one_that_is_clearly_cheaper() -> None:
+    """Two forecasts that cost the same must not take turns."""
+    choices = []
+    past = live(hours(3, steady))
+    for _ in range(60):
+        past = live([4.0], lookback=past)
+        choices.append(past.choice)
+
+    assert len(set(choices)) == 1
+
+
+def test_what_was_missed_is_charged_to_those_who_had_too_few() -> None:
+    """Seven replicas of load where there were four cost whoever has three more than whoever has eight."""
+    past = live(hours(1, steady))
+    after = live([7.0] * 6, lookback=past)
+    added = [
+        new - old
+        for new, old in zip(after.tracks[FIRST_CHOICE[0]].costs, past.tracks[FIRST_CHOICE[0]].costs, strict=True)
+    ]
+
+    assert added[0] > added[-1]
+
+
+def test_what_is_asked_for_serves_a_start_later() -> None:
+    """The first minutes after a step find what was asked for before it, by every forecast."""
+    step = live([12.0] * 3, lookback=live(hours(1, steady)))
+
+    assert step.tracks[FIRST_CHOICE[0]].value == pytest.approx(12.0)
+    assert step.tracks[FIRST_CHOICE[0]].trough[0][1] == pytest.approx(4.0)
+
+
+def test_its_memory_is_bounded() -> None:
+    """Two days of noise keep no more than a day's peak and a few starts."""
+    past = live(hours(48, lambda at: 5.0 + 4.0 * math.sin(at * at)))
+
+    assert len(past.recent) <= START_SECONDS / BUCKET_SECONDS + 6
+    assert max(len(track.peak) + len(track.trough) for track in past.tracks) < 200
+
+
+def test_an_earlier_process_choice_is_taken_up() -> None:
+    """What was learned survives a restart, as far as the status keeps it; a name of another version is ignored."""
+    learned = live(hours(6, bursts), weight=100.0)
+    resumed = Lookback.resumed(learned.forecast.name, round(100 * learned.margin))
+
+    assert resumed == replace(NO_PAST, choice=learned.choice)
+    assert Lookback.resumed("a-crystal-ball", 125) == NO_PAST
+
+
+def test_every_forecast_has_a_name_of_its_own() -> None:
+    """The status tells them apart."""
+    assert len({forecast.name for forecast in FORECASTS}) == len(FORECASTS)
+    assert Forecast(3, 1).name == "30s-peak-1-starts"
+    assert [round(100 * margin) for margin in MARGINS] == sorted({round(100 * margin) for margin in MARGINS})
+
+
+@pytest.mark.parametrize(
+    ("share", "least", "most"),
+    [(0.0, 0.0, 0.0), (0.5, 0.0, 0.01), (0.8, 0.03, 0.08), (1.0, 0.4, 0.7), (1.5, 0.99, 1.0), (50.0, 1.0, 1.0)],
+)
+def test_missed(share: float, least: float, most: float) -> None:
+    """Few are late at half of the capacity, half of them at all of it, everybody beyond."""
+    assert least <= missed(share) <= most

@@ -1,0 +1,163 @@
+"""Step 2b: the load in replicas, from the time between tokens."""
+
+from dataclasses import replace
+
+import pytest
+
+from modelfleet.decide.demand import Demand, demand
+from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, usable
+from modelfleet.decide.snapshot import Missing, Pod
+from tests.builders import MAX_AGE_SECONDS, NOW, PodBuilder, ready
+
+KNOWN = Pace(constant_seconds=0.010)
+
+
+def busy(name: str, *, pace: float, tokens: float = 1000.0, finished: float = 2.0) -> PodBuilder:
+    """Return a ready pod with 20 sequences or so under way."""
+    return ready(name).inter_token(pace).tokens(tokens).finished(finished).running(20)
+
+
+def seen(*pods: Pod) -> Demand:
+    """Return what step 1 makes of the pods."""
+    found = demand(pods, now=NOW, max_age_seconds=MAX_AGE_SECONDS)
+    assert not isinstance(found, Missing)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("paces", "want"),
+    [
+        pytest.param((0.050,), 1.0, id="at the limit one replica is one replica of load"),
+        pytest.param((0.050, 0.050), 2.0, id="work adds up"),
+        pytest.param((0.020,), 0.5 / 0.8, id="half of each second is work, and 0.8 of it may be"),
+        pytest.param((0.010,), 0.0, id="nothing but the constant is no work"),
+        pytest.param((0.009,), 0.0, id="nor is less than it"),
+        pytest.param((0.100,), 0.9 / 0.8, id="beyond the limit the load is more than there is"),
+    ],
+)
+def test_load_in_replicas(paces: tuple[float, ...], want: float) -> None:
+    """c is 10 ms and the limit 50 ms: 1 - c / T = 0.8 of a replica may be filled."""
+    pods = tuple(busy(f"pod-{number}", pace=pace).build() for number, pace in enumerate(paces))
+    found = load_in_replicas(KNOWN, pods, limit_seconds=0.050, queue_growth_per_second=0.0)
+
+    assert found == pytest.approx(want)
+
+
+@pytest.mark.parametrize("constant", [0.005, 0.010, 0.030])
+def test_at_the_limit_the_load_is_one_whatever_was_learned(constant: float) -> None:
+    """An error in the constant moves no replica where it matters."""
+    pods = (busy("pod-0", pace=0.050).build(),)
+    found = load_in_replicas(Pace(constant), pods, limit_seconds=0.050, queue_growth_per_second=0.0)
+
+    assert found == pytest.approx(1.0)
+
+
+def test_a_replica_that_rests_counts_for_the_time_it_works() -> None:
+    """10 tokens/s of 20 ms each keep it busy for a fifth of the time, and half of that is work."""
+    pods = (busy("pod-0", pace=0.020, tokens=10).build(),)
+    found = load_in_replicas(KNOWN, pods, limit_seconds=0.050, queue_growth_per_second=0.0)
+
+    assert found == pytest.approx(0.2 * 0.5 / 0.8)
+
+
+def test_pods_that_serve_nobody_carry_nothing() -> None:
+    """Terminating, starting and silent pods add no load."""
+    pods = (
+        busy("pod-0", pace=0.050).dying().build(),
+        replace(busy("pod-1", pace=0.050).build(), ready_at=None),
+        busy("pod-2", pace=0.050).lost().build(),
+    )
+
+    assert load_in_replicas(KNOWN, pods, limit_seconds=0.050, queue_growth_per_second=0.0) == 0.0
+
+
+def test_a_growing_queue_is_load_that_arrives() -> None:
+    """Each request is 0.1 replica-seconds of work: four more a second are 0.4 of work, half a replica."""
+    pace = replace(KNOWN, work_seconds=50.0, requests=500.0)
+    pods = (busy("pod-0", pace=0.050).build(),)
+    found = load_in_replicas(pace, pods, limit_seconds=0.050, queue_growth_per_second=4.0)
+
+    assert found == pytest.approx(1.0 + 0.4 / 0.8)
+
+
+def test_a_shrinking_queue_never_makes_the_load_negative() -> None:
+    """Clients that give up shorten it too."""
+    pace = replace(KNOWN, work_seconds=50.0, requests=500.0)
+
+    assert load_in_replicas(pace, (), limit_seconds=0.050, queue_growth_per_second=-100.0) == 0.0
+
+
+def test_unknown_is_not_zero() -> None:
+    """Before a token came nothing is said, not even that there is no load."""
+    pods = (ready("pod-0").build(),)
+
+    assert load_in_replicas(NO_PACE, pods, limit_seconds=0.050, queue_growth_per_second=0.0) is None
+    assert learn_pace(NO_PACE, seen(*pods), pods, elapsed_seconds=1.0) == NO_PACE
+
+
+@pytest.mark.parametrize(
+    ("constant", "limit", "want"),
+    [(0.010, 0.050, 0.8), (0.045, 0.050, 0.2), (0.100, 0.050, 0.2), (0.0001, 0.050, 0.95)],
+)
+def test_usable(constant: float, limit: float, want: float) -> None:
+    """1 - c / T, within what any replica can be filled to."""
+    assert usable(constant, limit) == pytest.approx(want)
+
+
+def test_the_constant_falls_at_once_and_rises_within_an_hour() -> None:
+    """The idlest replica shows it; a busy hour must not pass for a slower GPU, a new model must."""
+    first = learn(NO_PACE, 0.030)
+    idler = first
+    for _ in range(20):
+        idler = learn(idler, 0.010)
+    minute, hours = idler, idler
+    for _ in range(60):
+        minute = learn(minute, 0.050)
+    for _ in range(4 * 3600):
+        hours = learn(hours, 0.050)
+
+    assert first.constant_seconds == 0.030
+    assert idler.constant_seconds == pytest.approx(0.010, abs=0.001)
+    assert minute.constant_seconds == pytest.approx(0.0105, abs=0.0005)
+    assert hours.constant_seconds == pytest.approx(0.050, abs=0.002)
+
+
+def test_the_constant_is_the_idlest_replicas() -> None:
+    """One that idles among busy ones shows it."""
+    pods = (busy("pod-0", pace=0.080).build(), busy("pod-1", pace=0.012).build())
+
+    assert learn_pace(NO_PACE, seen(*pods), pods, elapsed_seconds=1.0).constant_seconds == 0.012
+
+
+def test_a_handful_of_tokens_shows_no_pace() -> None:
+    """One token a second is one step."""
+    pods = (busy("pod-0", pace=0.010, tokens=1.0).build(),)
+
+    assert learn_pace(NO_PACE, seen(*pods), pods, elapsed_seconds=1.0) == NO_PACE
+
+
+def test_the_work_of_a_request_is_all_work_by_all_requests() -> None:
+    """Half of each second is work and two requests finish in it: a quarter of a replica-second each."""
+    pace = KNOWN
+    for _ in range(100):
+        pace = learn(pace, 0.020)
+
+    assert pace.work_per_request == pytest.approx(0.25, rel=0.05)
+
+
+def test_long_requests_that_have_not_finished_do_not_swing_it() -> None:
+    """A load that comes back after a rest works for 20 s before its first request ends."""
+    pace = KNOWN
+    for _ in range(250):
+        pace = learn(pace, 0.020)
+    before = pace.work_per_request
+    for _ in range(20):
+        pace = learn(pace, 0.050, finished=0.0)
+
+    assert before < pace.work_per_request < 1.25 * before
+
+
+def learn(pace: Pace, seconds: float, *, finished: float = 2.0) -> Pace:
+    """Learn from a second of one replica at a pace."""
+    pods = (busy("pod-0", pace=seconds, finished=finished).build(),)
+    return learn_pace(pace, seen(*pods), pods, elapsed_seconds=1.0)

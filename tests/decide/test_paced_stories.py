@@ -1,0 +1,149 @@
+"""Days in the life of a deployment whose engine tells the time between tokens: the lookback decides.
+
+One replica meets the limit of 50 ms up to 1,000 tokens/s, five requests per second of 200 tokens.
+"""
+
+import pytest
+
+from modelfleet.decide.replicas import Measure
+from modelfleet.decide.snapshot import Learned, Missing
+from tests.builders import DeploymentBuilder, behavior, deployment
+from tests.decide.story import Story
+
+
+def _model(*, low: int = 1, high: int = 64) -> DeploymentBuilder:
+    # No prior and no target: the pace is all there is.
+    return deployment().targets(queue=8).bounds(low, high).having(prior_output_tokens_per_second=None)
+
+
+def _story(**how: object) -> Story:
+    return Story(_model(), idle_pace=0.010, **how)  # type: ignore[arg-type]
+
+
+def _turns(counts: list[int]) -> list[int]:
+    return [count for number, count in enumerate(counts) if number == 0 or counts[number - 1] != count]
+
+
+def test_no_target_and_no_prior_are_needed() -> None:
+    """15 requests/s are three full replicas: four or five serve them in time, asked for before a queue forms."""
+    story = _story(replicas=2)
+    counts = story.play(1800, requests_per_second=9)
+    story.play(1800, requests_per_second=15)
+
+    assert set(counts[600:]) <= {2, 3, 4}
+    assert 4 <= story.desired[-1] <= 6
+    assert story.queue == 0
+
+
+def test_a_steady_load_turns_no_replica_in_an_hour() -> None:
+    """Once it has settled, the count stays."""
+    story = _story(replicas=3)
+    story.play(1200, requests_per_second=11.5)
+    counts = story.play(3600, requests_per_second=11.5)
+
+    assert len(_turns(counts)) <= 2
+    assert all(3 <= count <= 5 for count in counts)
+
+
+def test_a_flash_crowd_does_not_run_away() -> None:
+    """50 requests/s are ten full replicas. While they load the queue grows, the load does not."""
+    story = _story()
+    story.play(60, requests_per_second=3)
+    counts = story.play(1200, requests_per_second=50)
+
+    assert counts[1] >= 5
+    assert max(counts) <= 40
+    assert story.queue == 0
+    assert 11 <= counts[-1] <= 25
+
+
+def test_pods_that_never_become_ready_do_not_multiply() -> None:
+    """The count is bounded by what the load calls for, whatever waits for it."""
+    story = _story(never_ready=True)
+    counts = story.play(3600, requests_per_second=20)
+
+    assert max(counts) <= 16
+
+
+def test_an_outage_takes_nothing_away() -> None:
+    """While nothing is known the count stands, and its end is no reason to shrink at once."""
+    story = _story(replicas=8)
+    story.play(900, requests_per_second=31)
+    held = story.desired[-1]
+    story.blind = True
+    counts = story.play(3600, requests_per_second=0)
+    assert story.decision is not None
+    blind = story.decision.facts
+    story.blind = False
+    after = story.play(250, requests_per_second=0)
+
+    assert {held} == set(counts)
+    assert isinstance(blind, Missing)
+    assert {held} == set(after)
+
+
+def test_one_silent_pod_holds_them_all() -> None:
+    """Seven pods that are idle say nothing about the eighth."""
+    story = _story(replicas=8)
+    story.play(600, requests_per_second=31)
+    story.deaf = {"pod-3"}
+    counts = story.play(1200, requests_per_second=0)
+
+    assert min(counts) >= 8
+
+
+def test_short_bursts_are_not_chased() -> None:
+    """Twenty seconds in every ten minutes, starts of two minutes: after some hours the count stands still."""
+    story = _story(replicas=2)
+    for _ in range(24):
+        story.play(20, requests_per_second=30)
+        story.play(580, requests_per_second=1)
+    counts = [count for _ in range(6) for count in _burst(story)]
+
+    assert len(_turns(counts)) <= 3
+
+
+def _burst(story: Story) -> list[int]:
+    return [*story.play(20, requests_per_second=30), *story.play(580, requests_per_second=1)]
+
+
+def test_a_restart_takes_up_what_was_learned() -> None:
+    """The next process knows an idle pace and the choice before the first token."""
+    story = _story(replicas=4)
+    story.play(900, requests_per_second=15)
+    story.restart_operator()
+    story.made = story.made.having(
+        learned=Learned(idle_inter_token_seconds=0.010, forecast="30s-peak-day", margin_percent=105)
+    )
+    counts = story.play(290, requests_per_second=15)
+    memory = next(iter(story.history.values()))
+
+    assert memory.pace.constant_seconds == pytest.approx(0.010, abs=0.001)
+    assert memory.lookback.forecast.name == "30s-peak-day"
+    assert min(counts) >= 4
+
+
+def test_who_sets_a_target_decides_the_margin() -> None:
+    """With spec.scaling.targets.outputTokensPerSecond the lookback only watches."""
+    made = _model().targets(queue=8, tokens=500)
+    story = Story(made, idle_pace=0.010, replicas=2)
+    story.play(900, requests_per_second=5)
+    assert story.decision is not None
+    facts = story.decision.facts
+    assert not isinstance(facts, Missing)
+
+    assert facts.wanted.planned is None
+    assert facts.wanted.measure is not Measure.FORECAST
+    assert story.desired[-1] == 2
+
+
+def test_rates_and_windows_still_apply() -> None:
+    """A forecast is damped as every recommendation is."""
+    made = _model().having(behavior=behavior()) if False else _model()
+    story = Story(made, idle_pace=0.010, replicas=2)
+    story.play(300, requests_per_second=8)
+    counts = [story.desired[-1], *story.play(300, requests_per_second=200)]
+
+    for second in range(15, len(counts)):
+        before = counts[second - 15]
+        assert counts[second] <= max(2 * before, before + 4), second
