@@ -9,7 +9,7 @@ from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, 
 from modelfleet.decide.snapshot import Missing, Pod
 from tests.builders import MAX_AGE_SECONDS, NOW, PodBuilder, ready
 
-KNOWN = Pace(constant_seconds=0.010)
+KNOWN = Pace(idle_seconds=0.010)
 
 
 def busy(name: str, *, pace: float, tokens: float = 1000.0, finished: float = 2.0) -> PodBuilder:
@@ -47,7 +47,7 @@ def test_load_in_replicas(paces: tuple[float, ...], want: float) -> None:
 def test_at_the_limit_the_load_is_one_whatever_was_learned(constant: float) -> None:
     """An error in the constant moves no replica where it matters."""
     pods = (busy("pod-0", pace=0.050).build(),)
-    found = load_in_replicas(Pace(constant), pods, limit_seconds=0.050, queue_growth_per_second=0.0)
+    found = load_in_replicas(Pace(idle_seconds=constant), pods, limit_seconds=0.050, queue_growth_per_second=0.0)
 
     assert found == pytest.approx(1.0)
 
@@ -104,29 +104,52 @@ def test_usable(constant: float, limit: float, want: float) -> None:
     assert usable(constant, limit) == pytest.approx(want)
 
 
-def test_the_constant_falls_at_once_and_rises_within_an_hour() -> None:
-    """The idlest replica shows it; a busy hour must not pass for a slower GPU, a new model must."""
-    first = learn(NO_PACE, 0.030)
+def test_an_idle_replica_shows_the_constant_at_once_and_a_busy_day_does_not_hide_it() -> None:
+    """It falls within seconds; a new model or GPU is followed within days."""
+    first = learn(NO_PACE, 0.030, tokens=50)
     idler = first
     for _ in range(20):
-        idler = learn(idler, 0.010)
-    minute, hours = idler, idler
-    for _ in range(60):
-        minute = learn(minute, 0.050)
-    for _ in range(4 * 3600):
-        hours = learn(hours, 0.050)
+        idler = learn(idler, 0.010, tokens=50)
+    hour, days = idler, idler
+    for _ in range(3600):
+        hour = learn(hour, 0.050, tokens=30)
+    for _ in range(4 * 24):
+        days = learn(days, 0.050, tokens=30, elapsed=3600.0)
 
     assert first.constant_seconds == 0.030
     assert idler.constant_seconds == pytest.approx(0.010, abs=0.001)
-    assert minute.constant_seconds == pytest.approx(0.0105, abs=0.0005)
-    assert hours.constant_seconds == pytest.approx(0.050, abs=0.002)
+    assert hour.constant_seconds == pytest.approx(0.012, abs=0.001)
+    assert days.constant_seconds == pytest.approx(0.050, abs=0.002)
 
 
 def test_the_constant_is_the_idlest_replicas() -> None:
     """One that idles among busy ones shows it."""
-    pods = (busy("pod-0", pace=0.080).build(), busy("pod-1", pace=0.012).build())
+    pods = (busy("pod-0", pace=0.080).build(), busy("pod-1", pace=0.012, tokens=80).build())
 
     assert learn_pace(NO_PACE, seen(*pods), pods, elapsed_seconds=1.0).constant_seconds == 0.012
+
+
+def test_where_no_replica_was_ever_idle_the_line_shows_it() -> None:
+    """Steps of 20 ms and 0.5 ms for each of 10 to 60 sequences meet an empty batch at 20 ms."""
+    pace = NO_PACE
+    for number in range(600):
+        batch = 10 + number % 50
+        seconds = 0.020 + 0.0005 * batch
+        pace = learn(pace, seconds, tokens=batch / seconds)
+
+    assert pace.idle_seconds is None
+    assert pace.constant_seconds == pytest.approx(0.020, rel=0.02)
+
+
+def test_a_load_that_never_changes_shows_no_line_and_is_not_taken_for_idle() -> None:
+    """Half of the least pace is the guess then: too much load is asked for rather than none."""
+    pace = NO_PACE
+    for _ in range(600):
+        pace = learn(pace, 0.040, tokens=1000)
+    pods = (busy("pod-0", pace=0.040).build(),)
+
+    assert pace.constant_seconds == pytest.approx(0.020)
+    assert load_in_replicas(pace, pods, limit_seconds=0.050, queue_growth_per_second=0.0) == pytest.approx(0.5 / 0.6)
 
 
 def test_a_handful_of_tokens_shows_no_pace() -> None:
@@ -157,7 +180,7 @@ def test_long_requests_that_have_not_finished_do_not_swing_it() -> None:
     assert before < pace.work_per_request < 1.25 * before
 
 
-def learn(pace: Pace, seconds: float, *, finished: float = 2.0) -> Pace:
-    """Learn from a second of one replica at a pace."""
-    pods = (busy("pod-0", pace=seconds, finished=finished).build(),)
-    return learn_pace(pace, seen(*pods), pods, elapsed_seconds=1.0)
+def learn(pace: Pace, seconds: float, *, finished: float = 2.0, tokens: float = 1000.0, elapsed: float = 1.0) -> Pace:
+    """Learn from an interval of one replica at a pace."""
+    pods = (busy("pod-0", pace=seconds, finished=finished, tokens=tokens).build(),)
+    return learn_pace(pace, seen(*pods), pods, elapsed_seconds=elapsed)

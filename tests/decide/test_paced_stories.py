@@ -7,7 +7,7 @@ import pytest
 
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Learned, Missing
-from tests.builders import DeploymentBuilder, behavior, deployment
+from tests.builders import DeploymentBuilder, deployment
 from tests.decide.story import Story
 
 
@@ -52,7 +52,8 @@ def test_a_flash_crowd_does_not_run_away() -> None:
     counts = story.play(1200, requests_per_second=50)
 
     assert counts[1] >= 5
-    assert max(counts) <= 40
+    # Until the first of them is ready, two minutes later, nothing is asked for that the load does not call for.
+    assert 13 <= max(counts[:118]) <= 16
     assert story.queue == 0
     assert 11 <= counts[-1] <= 25
 
@@ -113,9 +114,9 @@ def test_a_restart_takes_up_what_was_learned() -> None:
     story.play(900, requests_per_second=15)
     story.restart_operator()
     story.made = story.made.having(
-        learned=Learned(idle_inter_token_seconds=0.010, forecast="30s-peak-day", margin_percent=105)
+        learned=Learned(idle_inter_token_seconds=0.010, forecast="30s-peak-day", margin_percent=150)
     )
-    counts = story.play(290, requests_per_second=15)
+    counts = story.play(50, requests_per_second=15)
     memory = next(iter(story.history.values()))
 
     assert memory.pace.constant_seconds == pytest.approx(0.010, abs=0.001)
@@ -139,8 +140,7 @@ def test_who_sets_a_target_decides_the_margin() -> None:
 
 def test_rates_and_windows_still_apply() -> None:
     """A forecast is damped as every recommendation is."""
-    made = _model().having(behavior=behavior()) if False else _model()
-    story = Story(made, idle_pace=0.010, replicas=2)
+    story = _story(replicas=2)
     story.play(300, requests_per_second=8)
     counts = [story.desired[-1], *story.play(300, requests_per_second=200)]
 

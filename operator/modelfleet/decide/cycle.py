@@ -17,7 +17,13 @@ from modelfleet.decide.allocate import Ask, allocate
 from modelfleet.decide.bounds import bounds
 from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
 from modelfleet.decide.demand import Demand, demand
-from modelfleet.decide.forecast import forecast, growth_per_second, learn_tokens_per_request, remember_queue
+from modelfleet.decide.forecast import (
+    MIN_GROWTH_SPAN_SECONDS,
+    forecast,
+    growth_per_second,
+    learn_tokens_per_request,
+    remember_queue,
+)
 from modelfleet.decide.history import Measured, Memory
 from modelfleet.decide.lookback import Lookback, look_back
 from modelfleet.decide.pace import Pace, learn_pace, load_in_replicas
@@ -162,7 +168,9 @@ def _recommend(
             pace,
             observed.pods,
             limit_seconds=scaling.targets.inter_token_milliseconds / 1000.0,
-            queue_growth_per_second=growth_per_second(queue),
+            queue_growth_per_second=growth_per_second(
+                queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
+            ),
         ),
     )
     lookback = memory.lookback
@@ -345,7 +353,7 @@ def _first_memory(observed: Observed, now: float) -> Memory:
         uid=observed.uid,
         since=now,
         measured=measured,
-        pace=Pace(constant_seconds=learned.idle_inter_token_seconds) if learned else Pace(),
+        pace=Pace(idle_seconds=learned.idle_inter_token_seconds) if learned else Pace(),
         lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else Lookback(),
     )
 

@@ -118,7 +118,7 @@ def status(
     verdicts = judge(observed, decision)
     total, ready = _counts(observed)
     at = datetime.fromtimestamp(int(now), UTC)
-    measured = memory.measured
+    measured, constant = memory.measured, memory.pace.constant_seconds
     known = measured.tokens_per_second is not None and measured.measured_seconds >= MIN_MEASURED_SECONDS
     return ModelDeploymentStatus(
         observed_generation=observed.generation,
@@ -136,11 +136,11 @@ def status(
         if known and measured.tokens_per_second is not None
         else None,
         learned=LearnedStatus(
-            idle_inter_token_microseconds=round(memory.pace.constant_seconds * 1e6),
+            idle_inter_token_microseconds=round(constant * 1e6),
             forecast=memory.lookback.forecast.name,
             margin_percent=round(100 * memory.lookback.margin),
         )
-        if memory.pace.constant_seconds is not None
+        if constant is not None
         else None,
         decision=DecisionStatus(
             decided_at=at,
@@ -448,11 +448,8 @@ def _forecast(facts: Facts) -> str:
     """Return the forecast that decides and its margin: `5.2 (peak of 330 s, averaged over 30 s) × 1.25`."""
     forecast, start = facts.lookback.forecast, facts.capacity.start_seconds
     span = "a day" if forecast.peak_starts is None else f"{max(BUCKET_SECONDS, forecast.peak_starts * start):.0f} s"
-    trend = " with its trend" if forecast.trend else ""
     average = f"{forecast.averaged_buckets * BUCKET_SECONDS:.0f} s"
-    return (
-        f"load {facts.lookback.load:.1f} (peak of {span}, averaged over {average}{trend}) × {facts.lookback.margin:g}"
-    )
+    return f"load {facts.lookback.load:.1f} (peak of {span}, averaged over {average}) × {facts.lookback.margin:g}"
 
 
 def _share(name: str, value: float, per_replica: float, count: float) -> str:

@@ -68,8 +68,15 @@ def forecast(
     return Load(served, growth, min(excess * tokens_per_request / start_seconds, served + growth))
 
 
-def growth_per_second(queue: tuple[QueueSample, ...]) -> float:
-    """Return the queue's growth in requests per second over the samples; 0 when they span too little."""
+def growth_per_second(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> float:
+    """Return the queue's growth in requests per second over the samples; 0 when they span too little.
+
+    Args:
+        queue: Oldest first.
+        since: Earlier samples do not count: what is added to a rate must be of the same time, or what was waiting
+            a moment ago and is served now counts twice.
+    """
+    queue = tuple(sample for sample in queue if sample.at >= since)
     if len(queue) < 2:
         return 0.0
     span = queue[-1].at - queue[0].at

@@ -1,11 +1,11 @@
 """Step 3b, lookback: the forecast that would have been cheapest on this deployment's own past.
 
 No forecast fits every load. A load that wanders is followed; one that bursts for less time than a pod takes to
-start is met by what is there already or not at all, and then a constant fleet is best. So all of them are kept
-and judged: a forecast is the peak, over some time, of the load averaged over some time, perhaps carried on by its
-trend, times a margin. Every ten seconds each pays for the replicas it would have asked for, and for the load that
-would have found too few: what it asked for serves only once it was asked for as long as a start takes. The
-cheapest so far decides, and changes only for one that is clearly cheaper.
+start is met by what is there already or not at all, and then a constant fleet is best. So several are kept and
+judged: a forecast is the peak, over some time, of the load averaged over some time, times a margin. Every ten
+seconds each pays for the replicas it would have asked for, and for the load that would have found too few: what
+it asked for serves only once it was asked for as long as a start takes. The cheapest so far decides, and gives way
+only to one that is clearly cheaper.
 
 The price of missed load against replicas is the one knob.
 """
@@ -15,7 +15,7 @@ from math import ceil, exp, log
 
 BUCKET_SECONDS = 10.0
 """A queue of a few seconds is within usual limits of the first token; what is shorter needs no replica."""
-MARGINS = (0.6, 0.75, 0.9, 1.05, 1.25, 1.45, 1.7, 2.0)
+MARGINS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.9)
 """Replicas for one replica's worth of forecast load. Below 1 a peak is not worth meeting in full."""
 HALF_LIFE_SECONDS = 4 * 3600.0
 """By then what a forecast cost counts half."""
@@ -42,34 +42,27 @@ class Forecast:
     Attributes:
         averaged_buckets: The load is averaged over so many buckets.
         peak_starts: The highest such average within so many start times is taken; None within a day.
-        trend: The average is carried on by what it grew in the last start time.
     """
 
     averaged_buckets: int
     peak_starts: int | None
-    trend: bool = False
 
     @property
     def name(self) -> str:
         """A word for it, as the status keeps it."""
         peak = "day" if self.peak_starts is None else f"{self.peak_starts}-starts"
-        return f"{self.averaged_buckets * BUCKET_SECONDS:.0f}s-peak-{peak}{'-trend' if self.trend else ''}"
+        return f"{self.averaged_buckets * BUCKET_SECONDS:.0f}s-peak-{peak}"
 
 
 FORECASTS = (
     Forecast(1, 1),
-    Forecast(1, 3),
-    Forecast(1, 10),
     Forecast(1, None),
     Forecast(3, 1),
     Forecast(3, 3),
     Forecast(3, 10),
-    Forecast(3, 30),
     Forecast(3, None),
     Forecast(6, 1),
     Forecast(6, 3),
-    Forecast(3, 1, trend=True),
-    Forecast(6, 1, trend=True),
 )
 LONGEST_AVERAGE = max(forecast.averaged_buckets for forecast in FORECASTS)
 FIRST_CHOICE = (FORECASTS.index(Forecast(3, 1)), MARGINS.index(1.25))
@@ -182,13 +175,13 @@ def look_back(
     seen = open_sum / open_seconds
     start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
     number = lookback.buckets + 1
-    recent = (*lookback.recent, seen)[-(start_buckets + LONGEST_AVERAGE) :]
+    recent = (*lookback.recent, seen)[-LONGEST_AVERAGE:]
     averages = {length: _average(recent, length) for length in {forecast.averaged_buckets for forecast in FORECASTS}}
     tracks = tuple(
         _follow(
             _charge(track, seen, start_buckets, latency_weight, min_replicas) if lookback.buckets else track,
             forecast,
-            _carried_on(averages[forecast.averaged_buckets], recent, start_buckets, forecast),
+            averages[forecast.averaged_buckets],
             number,
             start_buckets,
         )
@@ -245,14 +238,6 @@ def _choose(tracks: tuple[Track, ...], choice: tuple[int, int]) -> tuple[int, in
 
 def _average(recent: tuple[float, ...], length: int) -> float:
     return sum(recent[-length:]) / min(length, len(recent))
-
-
-def _carried_on(average: float, recent: tuple[float, ...], start_buckets: int, forecast: Forecast) -> float:
-    """Add to an average what it grew in the last start time, where the forecast says so."""
-    earlier = recent[-start_buckets - forecast.averaged_buckets : -start_buckets]
-    if not forecast.trend or not earlier:
-        return average
-    return max(average, 2.0 * average - sum(earlier) / len(earlier))
 
 
 def whole(load: float, least: int) -> int:

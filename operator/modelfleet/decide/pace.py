@@ -2,9 +2,10 @@
 
 A step of an engine costs a constant, c, and work that grows with what is in it. When the steps of a second are
 s long, n = 1 / s of them fit, their constants take n c, and the rest of the second, 1 - c / s, is work. Work adds
-up over replicas whatever the model, the mix of requests and how they are batched; c is the time between tokens of
-a replica with next to nothing to do. A limit T of the time between tokens lets a replica fill 1 - c / T with work,
-so the work of all of them in units of that is the load in replicas: exactly 1 where s = T, whatever c is.
+up over replicas whatever the model, the mix of requests and how they are batched. c is the time between tokens of
+a replica with next to nothing to do, and where none ever was idle, of an empty batch on the line of pace over
+batch. A limit T of the time between tokens lets a replica fill 1 - c / T with work, so the work of all of them in
+units of that is the load in replicas: exactly 1 where s = T, whatever c is.
 """
 
 from dataclasses import dataclass, replace
@@ -17,9 +18,18 @@ LEAST_USABLE = 0.2
 MOST_USABLE = 0.95
 """A replica that is busy to the last is late at every burst."""
 FALL = 0.2
-"""Weight of a sample below the constant: an idler replica than ever was seen."""
-RISE_SECONDS = 3600.0
-"""Time constant by which the constant follows samples above it: a new model or GPU, not a busy hour."""
+"""Weight of a sample below the least pace: an idler replica than ever was seen."""
+RISE_SECONDS = 86_400.0
+"""Time constant by which the least pace follows samples above it: a new model or GPU, not a busy day."""
+IDLE_SEQUENCES = 2.0
+"""With no more than this under way a replica shows the constant itself."""
+LEAST_CONSTANT = 0.5
+"""Where no replica was ever idle the constant is at least this part of the least pace seen. It is a guess then: a
+low one makes the load look larger, a high one smaller."""
+FIT_SECONDS = 7200.0
+"""Samples of the last two hours tell how the pace grows with the batch."""
+LEAST_SPREAD = 0.1
+"""Batches that differ by less than this share of their mean show no line."""
 LEAST_TOKENS_PER_SECOND = 2.0
 """Fewer tokens say more about one step than about the pace."""
 REQUESTS_REMEMBERED = 500.0
@@ -28,18 +38,60 @@ LEAST_REQUESTS = 3.0
 
 
 @dataclass(frozen=True, slots=True)
+class Line:
+    """Sums over samples of batch size and pace, older ones weighing less: the line of pace over batch."""
+
+    weight: float = 0.0
+    batch: float = 0.0
+    pace: float = 0.0
+    batch_batch: float = 0.0
+    batch_pace: float = 0.0
+
+    def with_samples(self, samples: list[tuple[float, float]], *, kept: float) -> "Line":
+        """Add samples of (batch, pace); what was there keeps this part of its weight."""
+        return Line(
+            self.weight * kept + len(samples),
+            self.batch * kept + sum(batch for batch, _ in samples),
+            self.pace * kept + sum(pace for _, pace in samples),
+            self.batch_batch * kept + sum(batch * batch for batch, _ in samples),
+            self.batch_pace * kept + sum(batch * pace for batch, pace in samples),
+        )
+
+    def intercept(self) -> float:
+        """Return the pace of an empty batch by least squares; 0 where the batches do not differ enough."""
+        if self.weight <= 0.0:
+            return 0.0
+        batch, pace = self.batch / self.weight, self.pace / self.weight
+        variance = self.batch_batch / self.weight - batch * batch
+        if variance < (LEAST_SPREAD * batch) ** 2 or variance <= 0.0:
+            return 0.0
+        return pace - max(0.0, self.batch_pace / self.weight - batch * pace) / variance * batch
+
+
+@dataclass(frozen=True, slots=True)
 class Pace:
     """What is learned about a replica's steps.
 
     Attributes:
-        constant_seconds: c, the time between tokens with next to no work; None until tokens came.
+        idle_seconds: The shortest time between tokens seen of a replica with next to nothing to do; None until seen.
+        least_seconds: The shortest of any replica; None until tokens came.
+        line: How the pace grows with the batch.
         work_seconds: Work of the remembered requests, in replica-seconds.
         requests: How many they are.
     """
 
-    constant_seconds: float | None = None
+    idle_seconds: float | None = None
+    least_seconds: float | None = None
+    line: Line = Line()
     work_seconds: float = 0.0
     requests: float = 0.0
+
+    @property
+    def constant_seconds(self) -> float | None:
+        """c: the time between tokens of a replica with next to no work; None until tokens came."""
+        if self.least_seconds is None or self.idle_seconds is not None:
+            return self.idle_seconds
+        return min(self.least_seconds, max(LEAST_CONSTANT * self.least_seconds, self.line.intercept()))
 
     @property
     def work_per_request(self) -> float:
@@ -58,20 +110,23 @@ def learn_pace(pace: Pace, demand: Demand, pods: tuple[Pod, ...], *, elapsed_sec
     not finished yet swing it by what they are of the remembered ones, and not at all while nothing finishes.
     """
     samples = [
-        signals.inter_token_seconds.value
+        (signals.output_tokens_per_second.value * signals.inter_token_seconds.value, signals.inter_token_seconds.value)
         for signals in _serving(pods)
         if isinstance(signals.inter_token_seconds, Signal)
         and isinstance(signals.output_tokens_per_second, Signal)
         and signals.output_tokens_per_second.value >= LEAST_TOKENS_PER_SECOND
     ]
-    constant = pace.constant_seconds
     if samples:
-        idlest = min(samples)
-        if constant is None:
-            constant = idlest
-        else:
-            weight = FALL if idlest < constant else min(1.0, elapsed_seconds / RISE_SECONDS)
-            constant += weight * (idlest - constant)
+        kept = max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS)
+        pace = replace(
+            pace,
+            idle_seconds=_least(
+                pace.idle_seconds, [seconds for batch, seconds in samples if batch <= IDLE_SEQUENCES], elapsed_seconds
+            ),
+            least_seconds=_least(pace.least_seconds, [seconds for _, seconds in samples], elapsed_seconds),
+            line=pace.line.with_samples(samples, kept=kept),
+        )
+    constant = pace.constant_seconds
     if constant is None:
         return pace
     finished = demand.finished_requests_per_second
@@ -79,10 +134,18 @@ def learn_pace(pace: Pace, demand: Demand, pods: tuple[Pod, ...], *, elapsed_sec
     kept = max(0.0, 1.0 - requests / REQUESTS_REMEMBERED)
     return replace(
         pace,
-        constant_seconds=constant,
         work_seconds=pace.work_seconds * kept + work(pods, constant) * elapsed_seconds,
         requests=pace.requests * kept + requests,
     )
+
+
+def _least(known: float | None, samples: list[float], elapsed_seconds: float) -> float | None:
+    if not samples:
+        return known
+    seen = min(samples)
+    if known is None:
+        return seen
+    return known + (FALL if seen < known else min(1.0, elapsed_seconds / RISE_SECONDS)) * (seen - known)
 
 
 def load_in_replicas(
@@ -96,10 +159,11 @@ def load_in_replicas(
         limit_seconds: Longest time between tokens that is wanted, > 0.
         queue_growth_per_second: Requests that arrive beyond what is served; negative while the queue shrinks.
     """
-    if pace.constant_seconds is None:
+    constant = pace.constant_seconds
+    if constant is None:
         return None
-    arriving = work(pods, pace.constant_seconds) + queue_growth_per_second * pace.work_per_request
-    return max(0.0, arriving) / usable(pace.constant_seconds, limit_seconds)
+    arriving = work(pods, constant) + queue_growth_per_second * pace.work_per_request
+    return max(0.0, arriving) / usable(constant, limit_seconds)
 
 
 def usable(constant_seconds: float, limit_seconds: float) -> float:

@@ -106,6 +106,7 @@ def test_between_tokens() -> None:
         # 500 tokens and a batch's share of 5 B before them: 65 + 2.05 B ms until the first token.
         (Limits(0.100, 1.0), 17),
         (Limits(10.0, 10.0), 64),  # max_running.
+        (Limits(10.0, 0.018), 1),  # Two take 19.1.
         (Limits(0.001, 0.001), 1),  # Out of reach: the rate of one.
     ],
 )
