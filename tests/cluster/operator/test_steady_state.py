@@ -21,7 +21,7 @@ def test_a_restart_and_a_minute_of_ten_idle_deployments_write_nothing(
 ) -> None:
     """The next process adopts what it finds; then it renews its Lease, and asks and writes nothing else."""
     # What earlier tests left behind is still being deleted, and the operator reports its end.
-    until(lambda: teams(team.sandbox) == [team.namespace])
+    same([team.namespace], lambda: teams(team.sandbox), seconds=120)
     names = [f"model-{number}" for number in range(IDLE_DEPLOYMENTS)]
     for name in names:
         team.deploy(name)
