@@ -132,7 +132,7 @@ def until(what: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
 
 
 def health(pod: dict[str, Any]) -> int:
-    """Return what a pod's probe sees; 0 between the end of one container and the start of the next."""
+    """Return what a pod's probe sees; 0 while nobody listens, before and between containers."""
     try:
         return get(pod, "/health")[0]
     except urllib.error.URLError:
@@ -153,7 +153,7 @@ def test_a_deployment_becomes_ready_serves_and_drains(fleet: Fleet) -> None:
 
     running = until(lambda: [p for p in fleet.pods() if p["status"]["phase"] == "Running"])
     assert time.monotonic() - begins >= PROFILE["imagePullSeconds"]
-    until(lambda: get(running[0], "/health")[0] == 503)
+    until(lambda: health(running[0]) == 503)
     assert "vllm:" not in get(running[0], "/metrics")[1]
 
     until(lambda: sum(map(ready, fleet.pods())) == 2)
