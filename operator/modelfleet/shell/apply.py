@@ -62,6 +62,9 @@ class ScaleOutcome(Enum):
     FAILED = "failed"
 
 
+DISOWN_ATTEMPTS = 5
+
+
 class Writer:
     """Performs plans."""
 
@@ -193,11 +196,17 @@ class Writer:
         )
         body = {"metadata": {"uid": uid}, "spec": manifest["spec"]}
         answer = await self._patch(path, body, field_manager=REPAIR_FIELD_MANAGER)
-        # What this patch owns no later apply could remove: it gives its fields up again.
-        owners = [
-            entry for entry in answer["metadata"]["managedFields"] if entry.get("manager") != REPAIR_FIELD_MANAGER
-        ]
-        version = answer["metadata"]["resourceVersion"]
+        for _ in range(DISOWN_ATTEMPTS - 1):
+            try:
+                return await self._disown(path, answer)
+            except Conflict:  # a controller wrote the status meanwhile
+                answer = await self._kubernetes.get(path)
+        await self._disown(path, answer)
+
+    async def _disown(self, path: str, item: Json) -> None:
+        """Give up what the repairing manager owns: no later apply could remove it."""
+        owners = [entry for entry in item["metadata"]["managedFields"] if entry.get("manager") != REPAIR_FIELD_MANAGER]
+        version = item["metadata"]["resourceVersion"]
         await self._patch(path, {"metadata": {"managedFields": owners, "resourceVersion": version}})
 
     async def _mark(self, key: Key, pod: str) -> None:
