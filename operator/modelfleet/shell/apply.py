@@ -34,6 +34,7 @@ from modelfleet.shell.records import ChildRecord, DeploymentRecord, controller_o
 
 REPAIR_FIELD_MANAGER = f"{FIELD_MANAGER}-repair"
 VICTIM_COST = "-1000"
+DISOWN_ATTEMPTS = 5
 """pod-deletion-cost of the pods that should go first; pods without one cost 0."""
 
 log = structlog.get_logger()
@@ -60,9 +61,6 @@ class ScaleOutcome(Enum):
     WRITTEN = "written"
     OBSOLETE = "obsolete"
     FAILED = "failed"
-
-
-DISOWN_ATTEMPTS = 5
 
 
 class Writer:
@@ -196,18 +194,22 @@ class Writer:
         )
         body = {"metadata": {"uid": uid}, "spec": manifest["spec"]}
         answer = await self._patch(path, body, field_manager=REPAIR_FIELD_MANAGER)
-        for _ in range(DISOWN_ATTEMPTS - 1):
-            try:
-                return await self._disown(path, answer)
-            except Conflict:  # a controller wrote the status meanwhile
-                answer = await self._kubernetes.get(path)
         await self._disown(path, answer)
 
     async def _disown(self, path: str, item: Json) -> None:
         """Give up what the repairing manager owns: no later apply could remove it."""
-        owners = [entry for entry in item["metadata"]["managedFields"] if entry.get("manager") != REPAIR_FIELD_MANAGER]
-        version = item["metadata"]["resourceVersion"]
-        await self._patch(path, {"metadata": {"managedFields": owners, "resourceVersion": version}})
+        for left in reversed(range(DISOWN_ATTEMPTS)):
+            metadata = item["metadata"]
+            owners = [entry for entry in metadata["managedFields"] if entry.get("manager") != REPAIR_FIELD_MANAGER]
+            body = {"managedFields": owners, "resourceVersion": metadata["resourceVersion"]}
+            try:
+                await self._patch(path, {"metadata": body})
+            except Conflict:  # a controller wrote the status meanwhile
+                if not left:
+                    raise
+                item = await self._kubernetes.get(path)
+            else:
+                return
 
     async def _mark(self, key: Key, pod: str) -> None:
         path = resource_path("v1", "Pod", namespace=key.namespace, name=pod)
