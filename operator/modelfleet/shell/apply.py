@@ -132,7 +132,7 @@ class Writer:
             surges_now=None if live is None else live.surges,
             template_changes=live is not None and applied_hash(as_it_is[0]) != live.applied_hash,
             rolling_out=live is not None and live.rolling_out,
-            waits_for_node=any(not pod.node for pod in self._mirror.own_pods(key)),
+            waits_for_node=any(pod.finds_no_node for pod in self._mirror.own_pods(key)),
             gpus=spec.gpus_per_replica,
             nodes=self._mirror.nodes_of(accelerator),
         )
