@@ -131,6 +131,14 @@ def until(what: Callable[[], Any], *, seconds: float = PATIENCE_SECONDS) -> Any:
     return result
 
 
+def health(pod: dict[str, Any]) -> int:
+    """Return what a pod's probe sees; 0 while nobody listens, before and between containers."""
+    try:
+        return get(pod, "/health")[0]
+    except urllib.error.URLError:
+        return 0
+
+
 def get(pod: dict[str, Any], path: str) -> tuple[int, str]:
     try:
         with urllib.request.urlopen(f"http://{pod['status']['podIP']}:8000{path}", timeout=2) as response:
@@ -145,7 +153,7 @@ def test_a_deployment_becomes_ready_serves_and_drains(fleet: Fleet) -> None:
 
     running = until(lambda: [p for p in fleet.pods() if p["status"]["phase"] == "Running"])
     assert time.monotonic() - begins >= PROFILE["imagePullSeconds"]
-    until(lambda: get(running[0], "/health")[0] == 503)
+    until(lambda: health(running[0]) == 503)
     assert "vllm:" not in get(running[0], "/metrics")[1]
 
     until(lambda: sum(map(ready, fleet.pods())) == 2)
@@ -203,7 +211,7 @@ def test_a_restarted_container_loads_again_and_counts_from_zero(fleet: Fleet) ->
         {"metadata": {"annotations": {"sandbox.modelfleet.dev/crash": "1", "sandbox.modelfleet.dev/loaded": "false"}}},
     )
     until(lambda: fleet.pods()[0]["status"]["containerStatuses"][0]["restartCount"] == 1, seconds=10)
-    until(lambda: get(pod, "/health")[0] == 503, seconds=5)
+    until(lambda: health(pod) == 503, seconds=5)
     until(lambda: ready(fleet.pods()[0]), seconds=10)
     assert f'vllm:generation_tokens_total{{engine="0",model_name="{MODEL}"}} 0.0' in get(pod, "/metrics")[1]
 

@@ -87,6 +87,11 @@ class Pod:
     """Why it cannot start, in the kubelet's or the scheduler's words."""
     signals: PodSignals = field(default_factory=lambda: PodSignals.missing("not scraped"))
 
+    @property
+    def finds_no_node(self) -> bool:
+        """Whether the scheduler said so; a pod that it has not looked at yet may be placed in a moment."""
+        return not self.node and bool(self.trouble)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Child:

@@ -24,7 +24,7 @@ def may_surge(
         surges_now: The live strategy; None before the Deployment exists.
         template_changes: Whether this apply starts a roll-out.
         rolling_out: Whether pods of an older template exist.
-        waits_for_node: Whether a pod of the deployment has no node.
+        waits_for_node: Whether the scheduler finds no node for a pod of the deployment.
         gpus: GPUs of one replica.
         nodes: Nodes of its class, with their free GPUs.
     """

@@ -34,6 +34,7 @@ from modelfleet.shell.records import ChildRecord, DeploymentRecord, controller_o
 
 REPAIR_FIELD_MANAGER = f"{FIELD_MANAGER}-repair"
 VICTIM_COST = "-1000"
+DISOWN_ATTEMPTS = 5
 """pod-deletion-cost of the pods that should go first; pods without one cost 0."""
 
 log = structlog.get_logger()
@@ -131,7 +132,7 @@ class Writer:
             surges_now=None if live is None else live.surges,
             template_changes=live is not None and applied_hash(as_it_is[0]) != live.applied_hash,
             rolling_out=live is not None and live.rolling_out,
-            waits_for_node=any(not pod.node for pod in self._mirror.own_pods(key)),
+            waits_for_node=any(pod.finds_no_node for pod in self._mirror.own_pods(key)),
             gpus=spec.gpus_per_replica,
             nodes=self._mirror.nodes_of(accelerator),
         )
@@ -193,12 +194,22 @@ class Writer:
         )
         body = {"metadata": {"uid": uid}, "spec": manifest["spec"]}
         answer = await self._patch(path, body, field_manager=REPAIR_FIELD_MANAGER)
-        # What this patch owns no later apply could remove: it gives its fields up again.
-        owners = [
-            entry for entry in answer["metadata"]["managedFields"] if entry.get("manager") != REPAIR_FIELD_MANAGER
-        ]
-        version = answer["metadata"]["resourceVersion"]
-        await self._patch(path, {"metadata": {"managedFields": owners, "resourceVersion": version}})
+        await self._disown(path, answer)
+
+    async def _disown(self, path: str, item: Json) -> None:
+        """Give up what the repairing manager owns: no later apply could remove it."""
+        for left in reversed(range(DISOWN_ATTEMPTS)):
+            metadata = item["metadata"]
+            owners = [entry for entry in metadata["managedFields"] if entry.get("manager") != REPAIR_FIELD_MANAGER]
+            body = {"managedFields": owners, "resourceVersion": metadata["resourceVersion"]}
+            try:
+                await self._patch(path, {"metadata": body})
+            except Conflict:  # a controller wrote the status meanwhile
+                if not left:
+                    raise
+                item = await self._kubernetes.get(path)
+            else:
+                return
 
     async def _mark(self, key: Key, pod: str) -> None:
         path = resource_path("v1", "Pod", namespace=key.namespace, name=pod)

@@ -236,9 +236,8 @@ class FleetLoop:
             own_fault = observed.fault is not None and (blocked is None or observed.fault != blocked[0])
             mended = not own_fault and observed.key in self._faulty
             (self._faulty.add if own_fault else self._faulty.discard)(observed.key)
-            stuck = (
-                observed.child is not None and observed.child.rolling_out and any(not pod.node for pod in observed.pods)
-            )
+            rolling_out = observed.child is not None and observed.child.rolling_out
+            stuck = rolling_out and any(pod.finds_no_node for pod in observed.pods)
             retry = blocked is not None and now - blocked[1] >= BLOCKED_RETRY_SECONDS
             if not own_fault and (mended or stuck or retry or observed.key in self._mirror.dirty):
                 self._provision_one(observed, plan.decisions[observed.key].desired)

@@ -211,6 +211,7 @@ async def operate(settings: Settings) -> int:
     from modelfleet.shell import handlers  # noqa: F401, PLC0415 - registers the kopf handlers, which import this module
 
     telemetry.setup_logging(settings.log_format)
+    asyncio.get_running_loop().set_exception_handler(telemetry.log_unawaited)
     # A tick makes tens of thousands of values and no cycle: at the default threshold of 700 the collector
     # would walk the whole fleet several times a tick and find nothing.
     gc.freeze()

@@ -206,6 +206,11 @@ class PodRecord:
     restarts: int
     trouble: str
 
+    @property
+    def finds_no_node(self) -> bool:
+        """Whether the scheduler said so; a pod that it has not looked at yet may be placed in a moment."""
+        return not self.node and bool(self.trouble)
+
 
 def parse_pod(item: Json) -> PodRecord | None:
     """Read a pod; None when it is neither the operator's nor holds what a class could count."""

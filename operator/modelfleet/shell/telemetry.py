@@ -4,13 +4,14 @@ Per-deployment metrics are read from the last plan when Prometheus asks, so that
 for them.
 """
 
+import asyncio
 import logging
 import sys
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import structlog
-from aiohttp import web
+from aiohttp import ClientError, web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
@@ -125,6 +126,15 @@ def setup_logging(log_format: LogFormat) -> None:
     # kopf tells each handler's start and end; a fleet's worth of that hides the decisions.
     for noisy in ("kopf", "kopf.objects", "asyncio", "urllib3", "aiohttp.access", "prometheus_api_client"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+
+
+def log_unawaited(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
+    """Say in one line that a connection was cut under a task nobody waits for: kopf leaves such when it is stopped."""
+    error = context.get("exception")
+    if isinstance(error, ClientError):
+        structlog.get_logger().warning("a connection was cut under a task that nobody waits for", error=str(error))
+    else:
+        loop.default_exception_handler(context)
 
 
 async def serve(

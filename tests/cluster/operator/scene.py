@@ -293,6 +293,12 @@ def create_class(sandbox: Sandbox, name: str) -> None:
     )
 
 
+def gpus_taken(sandbox: Sandbox, name: str) -> int:
+    """Return how many GPUs of a class its status says are taken."""
+    status = sandbox.request("GET", resource_path(API_VERSION, "AcceleratorClass", name=name)).get("status", {})
+    return int(status.get("capacityGpus", 0)) - int(status.get("freeGpus", 0))
+
+
 def create_runtime(sandbox: Sandbox, name: str, *arguments: str) -> str:
     """Create an InferenceRuntime of the vLLM dialect; return its URL path."""
     sandbox.request(
