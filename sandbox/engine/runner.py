@@ -6,8 +6,8 @@ from dataclasses import replace
 from typing import Final
 
 from modelfleet.simulate import batch as batching
-from sandbox.engine import dialects
 from modelfleet.simulate.batch import Batch, Sequence
+from sandbox.engine import dialects
 from sandbox.engine.dialects import DIALECTS, Dialect, Rank
 from sandbox.engine.faults import Fault, FaultKind, distorted, stalls, step_factor
 from sandbox.engine.meters import Meters

@@ -12,11 +12,11 @@ from rich.table import Table
 
 from modelfleet.api.meta import Key
 from modelfleet.simulate.arrivals import MAX_TOKENS, Arrival, Lengths, Replay, replayed
+from modelfleet.simulate.shapes import Shape, shape_arrivals
+from modelfleet.simulate.traces import UnknownFormat, read_trace
 from sandbox.load.client import Patience, run_load
 from sandbox.load.latency import Percentiles
 from sandbox.load.report import Progress, Report
-from modelfleet.simulate.shapes import Shape, shape_arrivals
-from modelfleet.simulate.traces import UnknownFormat, read_trace
 
 # Locals would show the cluster's token in a traceback.
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)

@@ -12,8 +12,8 @@ from typing import Any, Final
 import aiohttp
 
 from modelfleet.api.meta import Key
-from sandbox.engine.reflect import KubeApi
 from modelfleet.simulate.arrivals import Arrival
+from sandbox.engine.reflect import KubeApi
 from sandbox.load.pool import Endpoint, Pool, follow_deployment
 from sandbox.load.report import Progress, Report, Tally
 

@@ -16,8 +16,8 @@ from typing import Any
 import pytest
 
 from modelfleet.api.meta import Key
-from sandbox.cluster import CHECKOUT, Sandbox
 from modelfleet.simulate.arrivals import Arrival
+from sandbox.cluster import CHECKOUT, Sandbox
 from sandbox.load.client import run_load
 from sandbox.load.report import Report
 

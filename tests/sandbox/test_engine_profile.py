@@ -6,8 +6,8 @@ import json
 
 import pytest
 
-from sandbox.engine.faults import Fault, FaultError, FaultKind, parse_fault
 from modelfleet.simulate.calibration import CALIBRATIONS, noise
+from sandbox.engine.faults import Fault, FaultError, FaultKind, parse_fault
 from sandbox.engine.profile import EngineProfile, ProfileError, parse_profile
 
 

@@ -10,8 +10,8 @@ from dataclasses import asdict
 
 import pytest
 
-from sandbox.engine.faults import Fault, FaultKind
 from modelfleet.simulate.arrivals import Arrival
+from sandbox.engine.faults import Fault, FaultKind
 from sandbox.load.client import Generator, Patience
 from sandbox.load.pool import Endpoint, Pool
 from sandbox.load.report import Progress

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from modelfleet.simulate.arrivals import Arrival, Lengths, Replay, replayed, scaled
-from sandbox.load.latency import Percentiles, Sketch
 from modelfleet.simulate.shapes import Shape, rate_at, shape_arrivals
 from modelfleet.simulate.traces import UnknownFormat, parse_trace, read_trace
+from sandbox.load.latency import Percentiles, Sketch
 
 LENGTHS = Lengths(prompt_tokens=100, output_tokens=10)
 

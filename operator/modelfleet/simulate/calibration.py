@@ -1,4 +1,4 @@
-"""How fast one replica is: the service times and limits of an engine with a model on a GPU, and where they come from."""
+"""How fast one replica is: service times and limits of an engine with a model on a GPU, and where they come from."""
 
 import json
 import zlib

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from math import ceil
 
 from modelfleet.simulate.policy import Setting
@@ -123,7 +124,7 @@ def score(
     met = sum(1 for each in served if _met(each, ttft_seconds, tpot_seconds))
     requests = len(served)
     signs = [1 if change > 0 else -1 for at, change in run.scales if begins <= at < until]
-    reversals = sum(1 for before, after in zip(signs, signs[1:], strict=False) if before != after)
+    reversals = sum(1 for before, after in pairwise(signs) if before != after)
     ttft = [each.ttft_seconds for each in served]
     tpot = [None if each.tpot_seconds is None else each.tpot_seconds * 1000.0 for each in served]
     held = sum(max(0.0, min(gone, until) - max(made, begins)) for made, gone in run.pods)

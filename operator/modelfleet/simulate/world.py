@@ -140,8 +140,8 @@ class _World:
                 coming += 1
             if at > ends or (coming == total and not self._active(at)):
                 break
-            _, what, pod = heappop(events)
-            self._happen(at, what, pod)
+            _, what, becoming = heappop(events)
+            self._happen(at, what, becoming)
         for pod in self._pods:
             if pod.replica is not None:
                 pod.replica.advance(ends)

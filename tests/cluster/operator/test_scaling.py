@@ -9,8 +9,8 @@ from collections.abc import Callable
 import pytest
 
 from modelfleet.api.meta import Key
-from sandbox.cluster import Sandbox
 from modelfleet.simulate.arrivals import Arrival
+from sandbox.cluster import Sandbox
 from sandbox.load.client import run_load
 from sandbox.load.report import Report
 from tests.cluster.operator.scene import History, Team, Watched, gpu_class, ready, same, scale_in_after, until
