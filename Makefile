@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 LOCKS  := requirements-dev.lock requirements-model.lock
 
-.PHONY: help install fetch crds verify lint test bench demo sandbox sandbox-down lock
+.PHONY: help install fetch crds verify lint test bench simulate demo sandbox sandbox-down lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -40,6 +40,9 @@ test: fetch ## All tests, in parallel
 
 bench: fetch ## Figures against peers, one JSON object a line
 	@$(PY) -m bench
+
+simulate: $(STAMP) ## Modelfleet beside its rivals on paper; TRACES=folder adds recorded loads
+	@TRACES=$(TRACES) $(PY) -m bench.simulations
 
 demo: fetch ## The main job on a sandbox cluster; TRACE=file replays a trace
 	@$(PY) -m sandbox.demo

@@ -1,0 +1,233 @@
+"""Modelfleet's decision beside its rivals on traces and shapes: the tables of docs/benchmarks.md.
+
+Each rival is swept over its targets and minimums. What it needs is the fewest GPU-hours of the second half among
+the settings that were worth trying on the first (its frontier there) and reach our attainment on the second: it is
+chosen in hindsight, ours is not tuned at all. A constant fleet may have any size.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from modelfleet.simulate.arrivals import Arrival, Lengths
+from modelfleet.simulate.calibration import load_replica_model
+from modelfleet.simulate.frontier import Job, Point, Progress, pareto, play_jobs, points, sweep
+from modelfleet.simulate.policy import Circumstances, Setting
+from modelfleet.simulate.registry import KINDS, ORACLE, OURS
+from modelfleet.simulate.rivals import static
+from modelfleet.simulate.shapes import Shape, shape_arrivals
+from modelfleet.simulate.traces import read_trace
+from modelfleet.simulate.world import Start
+
+TTFT_SECONDS, TPOT_SECONDS = 2.0, 0.050
+MAX_REPLICAS = 60
+LENGTHS = Lengths(prompt_tokens=1000, output_tokens=200, variation=1.0)
+STATIC = static.KIND.name
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A load on a model.
+
+    Attributes:
+        source: A trace's file below the traces' folder, or a shape.
+        scale: The trace's rate scale, or the shape's requests/s.
+        seconds: Of the shape; 0 for a trace.
+        calibration: What a replica does.
+        start_seconds: From a pod's creation to ready.
+        forecastable: Whether the load changes slower than a pod starts.
+    """
+
+    source: str | Shape
+    scale: float
+    seconds: float
+    calibration: str
+    start_seconds: float
+    forecastable: bool
+
+    def arrivals(self, traces: Path, seed: int) -> Sequence[Arrival]:
+        """Return the requests."""
+        if isinstance(self.source, Shape):
+            return tuple(
+                shape_arrivals(
+                    self.source,
+                    requests_per_second=self.scale,
+                    duration_seconds=self.seconds,
+                    lengths=LENGTHS,
+                    seed=seed,
+                )
+            )
+        return tuple(read_trace(traces / self.source).arrivals(lengths=LENGTHS, rate_scale=self.scale, seed=seed))
+
+
+H8, H70, A8 = "llama-3.1-8b-h100", "llama-2-70b-h100-tp8", "llama-3-8b-a100"
+SCENARIOS = {
+    "diurnal, 70B": Scenario(Shape.DIURNAL, 20, 7200, H70, 110, True),
+    "diurnal, 8B on A100": Scenario(Shape.DIURNAL, 40, 3600, A8, 110, True),
+    "ramp, 70B": Scenario(Shape.RAMP, 20, 3600, H70, 110, True),
+    "AIBrix up and down x5, 70B": Scenario("aibrix/8min_up_and_down.csv", 5, 0, H70, 65, True),
+    "flat, 70B": Scenario(Shape.BURST, 10, 3600, H70, 110, False),
+    "flash crowd, 70B": Scenario(Shape.FLASH_CROWD, 20, 3600, H70, 110, False),
+    "on and off, 70B": Scenario(Shape.ON_OFF, 12, 3600, H70, 110, False),
+    "Azure code x2, 8B": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, H8, 110, False),
+    "Azure code x2, 8B on A100": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, A8, 65, False),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """What one scenario shows; GPU-hours of the second half."""
+
+    name: str
+    forecastable: bool
+    gpu_hours: float
+    attainment: float
+    reversals_per_hour: float
+    hpa_reversals_per_hour: float | None
+    constant: float | None
+    rival: float | None
+    rival_name: str
+    oracle: float | None
+
+
+def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: int) -> Row:
+    """Play every policy on one scenario.
+
+    Args:
+        name: For the table.
+        scenario: What to play.
+        traces: Where the traces are.
+        seed: Of the load and of every run.
+        every: Try each so many of a rival's targets; 1 tries all.
+    """
+    arrivals = scenario.arrivals(traces, seed)
+    model = load_replica_model(scenario.calibration)
+    here = Circumstances(model, scenario.start_seconds, TTFT_SECONDS, TPOT_SECONDS, arrivals)
+    rivals = [kind for kind in KINDS.values() if kind.name not in (OURS, STATIC)]
+    tried = {kind.name: set(kind.targets(model)[::every]) for kind in rivals}
+    settings = [
+        (OURS, Setting(KINDS[OURS].default_target(model), 1, MAX_REPLICAS)),
+        *((STATIC, Setting(float(size), size, MAX_REPLICAS)) for size in range(1, MAX_REPLICAS + 1)),
+        *(
+            (kind, setting)
+            for kind, setting in sweep(rivals, here, min_replicas=1, max_replicas=MAX_REPLICAS)
+            if setting.target in tried[kind] or kind == ORACLE
+        ),
+    ]
+    start = Start.of(scenario.start_seconds)
+    done = play_jobs(
+        [Job(policy, setting, start, seed) for policy, setting in settings], here, progress=_progress(name)
+    )
+    ours, *others = done
+    found = points(others)
+    reached = {
+        policy: _fewest([point for point in pareto(found) if point.policy == policy], ours.second.attainment)
+        for policy in dict.fromkeys(point.policy for point in found)
+    }
+    constant = _fewest([point for point in found if point.policy == STATIC], ours.second.attainment)
+    contestants = {**reached, STATIC: constant}
+    del contestants[ORACLE]
+    best = min(((hours, policy) for policy, hours in contestants.items() if hours is not None), default=None)
+    hpa = [each.second.reversals_per_hour for each in others if each.job.policy == "hpa-inflight"]
+    return Row(
+        name=name,
+        forecastable=scenario.forecastable,
+        gpu_hours=ours.second.gpu_hours,
+        attainment=ours.second.attainment,
+        reversals_per_hour=ours.second.reversals_per_hour,
+        hpa_reversals_per_hour=sorted(hpa)[len(hpa) // 2] if hpa else None,
+        constant=constant,
+        rival=best[0] if best else None,
+        rival_name=best[1] if best else "none reaches it",
+        oracle=reached[ORACLE],
+    )
+
+
+def _fewest(found: Sequence[Point], attainment: float) -> float | None:
+    """Return the fewest second-half GPU-hours of a setting that reaches an attainment there."""
+    return min((point.second.gpu_hours for point in found if point.second.attainment >= attainment), default=None)
+
+
+def _progress(name: str) -> Progress:
+    def tell(done: int, total: int) -> None:
+        if done % 50 == 0 or done == total:
+            print(f"{name}: {done} of {total} runs", file=sys.stderr, flush=True)
+
+    return tell
+
+
+def main(
+    traces: Annotated[
+        Path | None, typer.Option(envvar="TRACES", help="Folder with aibrix/ and azure2023/; without it, shapes only.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Scenario; may be repeated.")] = None,
+    seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    every: Annotated[int, typer.Option(help="Try each so many of a rival's targets.", min=1)] = 1,
+) -> None:
+    """Print one row a scenario as Markdown."""
+    names = only or list(SCENARIOS)
+    if traces is None:
+        print("no TRACES folder: the recorded loads are left out", file=sys.stderr)
+        names = [name for name in names if isinstance(SCENARIOS[name].source, Shape)]
+    rows = list(_rows(names, traces or Path(), seed, every))
+    Console(width=160).print(_table(rows))
+    for row in rows:
+        print(_markdown(row))
+
+
+def _rows(names: Sequence[str], traces: Path, seed: int, every: int) -> Iterator[Row]:
+    for name in names:
+        row = compare(name, SCENARIOS[name], traces, seed=seed, every=every)
+        print(_markdown(row), file=sys.stderr, flush=True)
+        yield row
+
+
+def _ratio(ours: float, other: float | None) -> str:
+    return "-" if other is None else f"{ours / other:.2f}"
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    hpa = "-" if row.hpa_reversals_per_hour is None else f"{row.hpa_reversals_per_hour:.0f}"
+    return (
+        row.name,
+        f"{row.gpu_hours:.1f}",
+        f"{row.attainment:.2%}",
+        _ratio(row.gpu_hours, row.constant),
+        f"{_ratio(row.gpu_hours, row.rival)} {row.rival_name}",
+        _ratio(row.gpu_hours, row.oracle),
+        f"{row.reversals_per_hour:.0f} / {hpa}",
+    )
+
+
+HEADINGS = (
+    "load",
+    "GPU-hours",
+    "in target",
+    "/ best constant fleet",
+    "/ best rival",
+    "/ oracle",
+    "reversals an hour / HPA",
+)
+
+
+def _table(rows: Sequence[Row]) -> Table:
+    table = Table(*HEADINGS)
+    for row in rows:
+        table.add_row(*_cells(row))
+    return table
+
+
+def _markdown(row: Row) -> str:
+    return f"| {' | '.join(_cells(row))} |"
+
+
+if __name__ == "__main__":
+    typer.run(main)
