@@ -3,8 +3,11 @@
 One replica meets the limit of 50 ms up to 1,000 tokens/s, five requests per second of 200 tokens.
 """
 
+import re
+
 import pytest
 
+from modelfleet.decide.explain import scale_event, status
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Learned, Missing
 from tests.builders import DeploymentBuilder, deployment
@@ -147,3 +150,42 @@ def test_rates_and_windows_still_apply() -> None:
     for second in range(15, len(counts)):
         before = counts[second - 15]
         assert counts[second] <= max(2 * before, before + 4), second
+
+
+def test_the_status_shows_the_forecast_its_margin_and_the_load() -> None:
+    """Who reads it can do the sum again, and sees what the load would call for at this moment."""
+    story = _story(replicas=2)
+    story.play(900, requests_per_second=9)
+    assert story.decision is not None and story.plan is not None
+    observed = story.made.build(story.now)
+    key = observed.key
+    told = status(observed, story.decision, story.plan.history[key], previous=None, now=story.now)
+    assert told.decision is not None and told.learned is not None
+    detail = told.decision.steps[0].detail or ""
+    found = re.match(r"max\(load (\S+) \(peak of (\d+) s, averaged over (\d+) s\) × (\S+) = (\S+), queue", detail)
+    assert found is not None, detail
+    load, _, _, margin, planned = (float(text) for text in found.groups())
+    signals = {signal.name: signal.value for signal in told.decision.signals}
+
+    assert load * margin == pytest.approx(planned, abs=0.1 * margin)
+    assert "now tokens: capacity unknown, time between tokens" in detail
+    assert float(signals["loadInReplicas"] or 0) == pytest.approx(load, abs=0.2)
+    assert told.learned.idle_inter_token_microseconds > 0
+    assert told.learned.margin_percent == round(100 * margin)
+
+
+def test_an_event_says_which_forecast_called_for_the_change() -> None:
+    """`Scaled 2→5: load 3.0 (peak of 120 s, averaged over 30 s) × 1.25 = 3.8 > 2`."""
+    story = _story(replicas=2)
+    story.play(300, requests_per_second=8)
+    notes = []
+    for _ in range(300):
+        story.play(1, requests_per_second=14)
+        assert story.plan is not None and story.decision is not None
+        for scale in story.plan.scales:
+            notes.append(scale_event(scale, story.decision, story.made.build().spec)[1])
+
+    assert notes
+    assert any(
+        re.match(r"Scaled \d→\d+: load \S+ \(peak of \d+ s, averaged over \d+ s\) × \S+ = \S+ > \d", n) for n in notes
+    )

@@ -2,15 +2,7 @@
 
 from __future__ import annotations
 
-import random
 import re
-import socket
-import subprocess
-import time
-import urllib.request
-from collections.abc import Iterable, Iterator
-from contextlib import closing
-from functools import cache
 from itertools import pairwise
 from statistics import fmean
 
@@ -21,223 +13,31 @@ from modelfleet.adapters.history import (
     History,
     NoHistory,
     PrometheusUnavailable,
-    Series,
     Steps,
     pod_pattern,
 )
 from modelfleet.api.engine import Engine
 from modelfleet.simulate.arrivals import Arrival, Lengths
-from modelfleet.simulate.calibration import ReplicaModel
 from modelfleet.simulate.fit import Interval, fit, intervals_of, read_intervals
 from modelfleet.simulate.recorded import Counts, read_history, recorded, trace_of
-from modelfleet.simulate.replica import Replica, Request
 from modelfleet.simulate.traces import Trace
-from sandbox import binaries
-from sandbox.fleet import end, spawn
-from tests.simulate.played import play, poisson, series
+from tests.simulate.recorded_past import (
+    AWAKE,
+    BEGAN,
+    GAP,
+    HOUR,
+    MODEL,
+    RESTARTS,
+    SLEEPER_TRUE,
+    TRUE,
+    between,
+    fitted,
+)
 
 pytestmark = pytest.mark.xdist_group("recorded-history")
 
-BEGAN = 1_760_000_400
-"""When the recorded past begins; a whole number of minutes, long ago: no clock is read."""
-SCRAPE_SECONDS = 15
-HOUR = 3600
-MODEL = ReplicaModel(calibration="llama-2-70b-h100-tp8")
 LENGTHS = Lengths(prompt_tokens=1.0, output_tokens=1.0)
 """Of a request whose length the record does not tell: none here."""
-
-
-class Pod:
-    """A pod's life: what its metrics page said at each scrape of it."""
-
-    def __init__(self, namespace: str, name: str) -> None:
-        self.labels = {"namespace": namespace, "pod": name, "model_name": "llama"}
-        self.samples: dict[tuple[str, str], list[tuple[float, float]]] = {}
-
-    def serve(
-        self, arrivals: Iterable[Arrival], *, begins: float, ends: float, unseen: tuple[float, float] = (0, 0)
-    ) -> None:
-        """Run a new engine process for this long; between two moments nobody scrapes it."""
-        replica = Replica(MODEL, at_seconds=begins)
-        requests = [Request(n, a.at_seconds, a.prompt_tokens, a.output_tokens) for n, a in enumerate(arrivals)]
-        waiting = requests[::-1]
-        # The first scrape of a process finds it anywhere in the interval.
-        at = begins + 4.0
-        while at < ends:
-            while waiting and waiting[-1].at_seconds <= at:
-                replica.submit(waiting[-1], now=max(begins, waiting.pop().at_seconds))
-            replica.advance(at)
-            if not unseen[0] <= at < unseen[1]:
-                self._scrape(at, replica, [r for r in requests if r.finished_at is not None and r.finished_at <= at])
-            at += SCRAPE_SECONDS
-
-    def _scrape(self, at: float, replica: Replica, finished: list[Request]) -> None:
-        for name, reason, value in (
-            ("vllm:num_requests_running", "", replica.running),
-            ("vllm:num_requests_waiting", "", replica.queued),
-            ("vllm:request_success_total", "stop", sum(r.number % 3 > 0 for r in finished)),
-            ("vllm:request_success_total", "length", sum(r.number % 3 == 0 for r in finished)),
-            ("vllm:request_prompt_tokens_sum", "", sum(r.prompt for r in finished)),
-            ("vllm:request_generation_tokens_sum", "", sum(r.output for r in finished)),
-        ):
-            self.samples.setdefault((name, reason), []).append((BEGAN + at, float(value)))
-
-    def series(self) -> list[Series]:
-        """Return what a Prometheus keeps of it."""
-        return [
-            Series(name, self.labels | ({"finished_reason": reason} if reason else {}), tuple(samples))
-            for (name, reason), samples in self.samples.items()
-        ]
-
-
-def open_metrics(all_series: Iterable[Series]) -> str:
-    """Return the text that promtool makes blocks of."""
-    lines: list[str] = []
-    # One metric after the other, as the format demands.
-    for each in sorted(all_series, key=lambda each: each.name):
-        labels = ",".join(f'{key}="{value}"' for key, value in each.labels.items() if key != "__name__")
-        lines += [f"{each.name}{{{labels}}} {value} {at:.3f}" for at, value in each.samples]
-    return "\n".join([*lines, "# EOF", ""])
-
-
-def split(arrivals: Iterable[Arrival], ways: int, seed: int) -> list[list[Arrival]]:
-    """Deal arrivals to pods at random."""
-    dice = random.Random(seed)
-    hands: list[list[Arrival]] = [[] for _ in range(ways)]
-    for arrival in arrivals:
-        hands[dice.randrange(ways)].append(arrival)
-    return hands
-
-
-def between(arrivals: Iterable[Arrival], begins: float, ends: float) -> list[Arrival]:
-    return [each for each in arrivals if begins <= each.at_seconds < ends]
-
-
-def load(begins: float, ends: float, *, rate: float, prompt: float, output: float, seed: int) -> list[Arrival]:
-    drawn = poisson(requests_per_second=rate, seconds=ends - begins, prompt=prompt, output=output, seed=seed)
-    return [Arrival(begins + each.at_seconds, each.prompt_tokens, each.output_tokens) for each in drawn]
-
-
-# --- team-a/llama: three hours ------------------------------------------------------------------
-# 0:00 one pod; 0:40 two; 1:30 the first one's process dies and begins anew 40 s later; 2:10 the second one is gone;
-# 2:20 to 2:33 Prometheus is.
-
-SECOND_BEGINS, SECOND_ENDS, RESTARTS = 2400.0, 7800.0, 5400.0
-GAP = (8400.0, 9180.0)
-TRUE = [
-    *load(0.0, SECOND_BEGINS, rate=0.8, prompt=700, output=60, seed=1),
-    *load(SECOND_BEGINS, SECOND_ENDS, rate=2.2, prompt=500, output=90, seed=2),
-    *load(SECOND_ENDS, 3.0 * HOUR, rate=0.6, prompt=900, output=40, seed=3),
-]
-
-
-def llama() -> list[Series]:
-    both = split(between(TRUE, SECOND_BEGINS, SECOND_ENDS), 2, seed=4)
-    first, second = Pod("team-a", "llama-6c8f9d7b5-x7k2p"), Pod("team-a", "llama-6c8f9d7b5-q9zzt")
-    of_first = [*between(TRUE, 0.0, SECOND_BEGINS), *both[0], *between(TRUE, SECOND_ENDS, 3.0 * HOUR)]
-    first.serve(between(of_first, 0.0, RESTARTS), begins=0.0, ends=RESTARTS)
-    # What comes while it starts waits for it.
-    first.serve(between(of_first, RESTARTS, 3.0 * HOUR), begins=RESTARTS + 40.0, ends=3.0 * HOUR, unseen=GAP)
-    # The last requests of the second pod are served before it is gone.
-    second.serve(both[1], begins=SECOND_BEGINS, ends=SECOND_ENDS + 60.0)
-    return first.series() + second.series()
-
-
-def decoys() -> list[Series]:
-    """Return pods whose names begin alike, or that are somebody else's: as busy as can be."""
-    found: list[Series] = []
-    for namespace, name in (
-        ("team-a", "llama-big-6c8f9d7b5-x7k2p"),
-        ("team-a", "my-llama-6c8f9d7b5-x7k2p"),
-        ("team-a", "llama-debug-shell"),
-        ("team-b", "llama-6c8f9d7b5-x7k2p"),
-    ):
-        pod = Pod(namespace, name)
-        pod.serve(load(0.0, 600.0, rate=5.0, prompt=50, output=5, seed=9), begins=0.0, ends=600.0)
-        found += pod.series()
-    return found
-
-
-# --- team-a/sleeper: an hour; zero replicas from 0:20 to 0:40, while others are scraped -----------
-
-AWAKE = ((0.0, 1200.0), (2400.0, 3600.0))
-SLEEPER_TRUE = [
-    each
-    for n, (begins, ends) in enumerate(AWAKE)
-    for each in load(begins, ends - 30.0, rate=1.0, prompt=300, output=30, seed=20 + n)
-]
-
-
-def sleeper() -> list[Series]:
-    found = []
-    for (begins, ends), suffix in zip(AWAKE, ("bbbbb", "ccccc"), strict=True):
-        pod = Pod("team-a", f"sleeper-7d4b-{suffix}")
-        pod.serve(between(SLEEPER_TRUE, begins, ends), begins=begins, ends=ends)
-        found += pod.series()
-    return found
-
-
-def others_up(begins: float, ends: float) -> Series:
-    times = range(int(begins), int(ends), SCRAPE_SECONDS)
-    return Series("up", {"job": "node"}, tuple((float(BEGAN + at), 1.0) for at in times))
-
-
-@cache
-def fitted() -> list[Series]:
-    """Return two pods of team-a/fitted, 10 minutes of a busy and of a less busy engine, step by step."""
-    found: list[Series] = []
-    for suffix, rate, prompt in (("bbbbb", 1.0, 800), ("ccccc", 3.0, 400)):
-        arrivals = poisson(requests_per_second=rate, seconds=600.0, prompt=prompt, output=200, seed=int(rate))
-        scraped = play(MODEL, arrivals, seconds=600.0, scrape_seconds=SCRAPE_SECONDS)
-        found += series(scraped, MODEL, pod=f"fitted-7d4b-{suffix}", begins_at=BEGAN)
-    return found
-
-
-@pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A Prometheus that remembers all of it, and scrapes nothing."""
-    directory = tmp_path_factory.mktemp("recorded")
-    tools = binaries.ensure("prometheus", "promtool")
-    (directory / "prometheus.yaml").write_text("global: {}\n")
-    everything = [*llama(), *decoys(), *sleeper(), *fitted(), others_up(0.0, GAP[0]), others_up(GAP[1], 3.0 * HOUR)]
-    (directory / "past.txt").write_text(open_metrics(everything))
-    subprocess.run(
-        [str(tools["promtool"]), "tsdb", "create-blocks-from", "openmetrics", "past.txt", "data"],
-        cwd=directory,
-        check=True,
-        capture_output=True,
-    )
-    with closing(socket.socket()) as probe:
-        probe.bind(("127.0.0.1", 0))
-        address = f"127.0.0.1:{probe.getsockname()[1]}"
-    process = spawn(
-        [
-            str(tools["prometheus"]),
-            f"--config.file={directory / 'prometheus.yaml'}",
-            f"--storage.tsdb.path={directory / 'data'}",
-            "--storage.tsdb.retention.time=100y",
-            f"--web.listen-address={address}",
-        ],
-        directory / "log",
-    )
-    try:
-        give_up = time.monotonic() + 30
-        while not ready(address):
-            assert process.poll() is None and time.monotonic() < give_up, (directory / "log").read_text()
-            time.sleep(0.1)
-        yield f"http://{address}"
-    finally:
-        end([process])
-    with closing(socket.socket()) as probe:
-        assert probe.connect_ex(("127.0.0.1", int(address.split(":")[1]))) != 0, "its port is free again"
-
-
-def ready(address: str) -> bool:
-    try:
-        with urllib.request.urlopen(f"http://{address}/-/ready", timeout=1) as response:
-            return bool(response.status == 200)
-    except OSError:
-        return False
 
 
 def drawn(trace: Trace) -> list[Arrival]:
@@ -248,9 +48,9 @@ def hour_of(url: str, deployment: str, *, begins: float = 0.0, hours: float = 1.
     return read_history(url, deployment, hours * HOUR, Engine.VLLM, BEGAN + begins + hours * HOUR)
 
 
-def test_what_arrived_comes_back(url: str) -> None:
+def test_what_arrived_comes_back(prometheus_url: str) -> None:
     """Over three hours with a second pod, a restart, and a gap that is left out: within 2 %, lengths too."""
-    trace = hour_of(url, "team-a/llama", hours=3.0)
+    trace = hour_of(prometheus_url, "team-a/llama", hours=3.0)
 
     known = [*between(TRUE, 0.0, GAP[0]), *between(TRUE, GAP[1] + 60.0, 3.0 * HOUR)]
     got = drawn(trace)
@@ -264,8 +64,8 @@ def test_what_arrived_comes_back(url: str) -> None:
         assert len(between(got, begins, ends)) == pytest.approx(len(between(TRUE, begins, ends)), rel=0.06)
 
 
-def test_a_gap_is_said_and_left_out(url: str) -> None:
-    trace = hour_of(url, "team-a/llama", hours=3.0)
+def test_a_gap_is_said_and_left_out(prometheus_url: str) -> None:
+    trace = hour_of(prometheus_url, "team-a/llama", hours=3.0)
 
     # 13 minutes without samples, and the first minute after them, whose beginning is not known.
     assert (trace.rows, trace.bad_rows) == (180 - 14, 14)
@@ -279,18 +79,18 @@ def test_a_gap_is_said_and_left_out(url: str) -> None:
     assert longest < 60.0
 
 
-def test_a_counter_that_begins_anew_loses_nothing(url: str) -> None:
+def test_a_counter_that_begins_anew_loses_nothing(prometheus_url: str) -> None:
     """But what its process had in flight, at most: half an hour around the restart, within 2 %."""
     begins, ends = RESTARTS - 900.0, RESTARTS + 900.0
-    trace = hour_of(url, "team-a/llama", begins=begins, hours=0.5)
+    trace = hour_of(prometheus_url, "team-a/llama", begins=begins, hours=0.5)
 
     assert trace.bad_rows == 0
     assert len(drawn(trace)) == pytest.approx(len(between(TRUE, begins, ends)), rel=0.02)
 
 
-def test_no_pod_is_no_load_where_prometheus_was_there(url: str) -> None:
+def test_no_pod_is_no_load_where_prometheus_was_there(prometheus_url: str) -> None:
     """Zero replicas are twenty minutes of a trace; the same minutes without any sample would be a gap."""
-    trace = hour_of(url, "team-a/sleeper")
+    trace = hour_of(prometheus_url, "team-a/sleeper")
 
     got = drawn(trace)
     assert (trace.rows, trace.bad_rows) == (60, 0)
@@ -298,17 +98,17 @@ def test_no_pod_is_no_load_where_prometheus_was_there(url: str) -> None:
     assert between(got, AWAKE[0][1], AWAKE[1][0]) == []
 
 
-def test_a_long_range_is_asked_in_parts(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    whole = drawn(hour_of(url, "team-a/llama", hours=3.0))
+def test_a_long_range_is_asked_in_parts(prometheus_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    whole = drawn(hour_of(prometheus_url, "team-a/llama", hours=3.0))
     monkeypatch.setattr("modelfleet.adapters.history.POINTS_PER_QUERY", 7)
     monkeypatch.setattr("modelfleet.adapters.history.SAMPLES_PER_QUERY_SECONDS", 97)
 
-    assert drawn(hour_of(url, "team-a/llama", hours=3.0)) == whole
-    assert read_intervals(url, "team-a/fitted", 700.0, Engine.VLLM, BEGAN + 700.0) == engine_intervals()
+    assert drawn(hour_of(prometheus_url, "team-a/llama", hours=3.0)) == whole
+    assert read_intervals(prometheus_url, "team-a/fitted", 700.0, Engine.VLLM, BEGAN + 700.0) == engine_intervals()
 
 
-def test_steps_may_be_longer(url: str) -> None:
-    trace = read_history(url, "team-a/llama", 2.0 * HOUR, Engine.VLLM, BEGAN + 2.0 * HOUR, step_seconds=300)
+def test_steps_may_be_longer(prometheus_url: str) -> None:
+    trace = read_history(prometheus_url, "team-a/llama", 2.0 * HOUR, Engine.VLLM, BEGAN + 2.0 * HOUR, step_seconds=300)
 
     assert (trace.rows, trace.bad_rows) == (24, 0)
     assert len(drawn(trace)) == pytest.approx(len(between(TRUE, 0.0, 2.0 * HOUR)), rel=0.02)
@@ -318,9 +118,9 @@ def engine_intervals() -> list[Interval]:
     return intervals_of(fitted(), Engine.VLLM)
 
 
-def test_intervals_are_those_of_the_scrapes(url: str) -> None:
+def test_intervals_are_those_of_the_scrapes(prometheus_url: str) -> None:
     """Every sample comes back as it was scraped, and the same service times with them."""
-    got = read_intervals(url, "team-a/fitted", HOUR, Engine.VLLM, BEGAN + HOUR)
+    got = read_intervals(prometheus_url, "team-a/fitted", HOUR, Engine.VLLM, BEGAN + HOUR)
 
     assert got == engine_intervals()
     assert fit(got).decode_base_ms == pytest.approx(MODEL.decode_base_ms, rel=0.02)
@@ -359,14 +159,14 @@ def test_a_hostile_name_is_refused_before_anything_is_asked(deployment: str) -> 
         ("team-a/llama", Engine.TGI, "of Engine.VLLM, Engine.SGLANG|of vllm, sglang"),
     ],
 )
-def test_nothing_recorded_is_said(url: str, deployment: str, engine: Engine, says: str) -> None:
+def test_nothing_recorded_is_said(prometheus_url: str, deployment: str, engine: Engine, says: str) -> None:
     with pytest.raises(NoHistory, match=says):
-        read_history(url, deployment, HOUR, engine, BEGAN + HOUR)
+        read_history(prometheus_url, deployment, HOUR, engine, BEGAN + HOUR)
 
 
-def test_a_metric_that_a_fit_needs_is_named(url: str) -> None:
+def test_a_metric_that_a_fit_needs_is_named(prometheus_url: str) -> None:
     with pytest.raises(NoHistory, match="no series vllm:kv_cache_usage_perc of team-a/llama"):
-        read_intervals(url, "team-a/llama", HOUR, Engine.VLLM, BEGAN + HOUR)
+        read_intervals(prometheus_url, "team-a/llama", HOUR, Engine.VLLM, BEGAN + HOUR)
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:1", "nonsense", "ftp://127.0.0.1"])
@@ -376,11 +176,11 @@ def test_a_prometheus_that_is_not_there_is_said(address: str) -> None:
             read(address, "team-a/llama", HOUR, Engine.VLLM, BEGAN)
 
 
-def test_a_question_that_is_refused_is_said(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_question_that_is_refused_is_said(prometheus_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelfleet.adapters.history.POINTS_PER_QUERY", 12_001)
 
     with pytest.raises(PrometheusUnavailable, match="exceeded maximum resolution"):
-        History(url, "team-a/llama").recorded(Steps(BEGAN, 12_000, 1))
+        History(prometheus_url, "team-a/llama").recorded(Steps(BEGAN, 12_000, 1))
 
 
 @pytest.mark.parametrize(

@@ -290,7 +290,10 @@ def test_the_report_of_a_frontier_shows_the_settings_that_it_chose(tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "want"),
     {
-        "no load": ("", f"--trace: nothing to play; give a trace, or one of --shape {', '.join(Shape)}"),
+        "no load": (
+            "",
+            f"--trace: nothing to play; give a trace, a --prometheus, or one of --shape {', '.join(Shape)}",
+        ),
         "two loads": ("--trace {trace} --shape step", "--shape: there is a --trace already; drop one of them"),
         "an unknown shape": ("--shape sine", f"--shape: 'sine' is no shape; known: {', '.join(Shape)}"),
         "an unknown policy": (

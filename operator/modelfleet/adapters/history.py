@@ -98,9 +98,11 @@ class History:
 
         Raises:
             BadDeployment: If it is not that. Two RFC 1123 labels hold nothing that means anything to PromQL.
+            PrometheusUnavailable: If the URL is none.
         """
         self.deployment = _key(deployment)
-        self._connection = PrometheusConnect(url=url.rstrip("/"), retry=Retry(total=1))
+        with _refusals():
+            self._connection = PrometheusConnect(url=url.rstrip("/"), retry=Retry(total=1))
         self._pods = f'namespace="{self.deployment.namespace}",pod=~"{pod_pattern(self.deployment.name)}"'
 
     def values(self, names: Iterable[str], steps: Steps) -> dict[str, Points]:

@@ -8,6 +8,7 @@ from dataclasses import asdict
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
+from time import time
 from typing import Annotated, Any, Final
 
 import typer
@@ -17,8 +18,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 from rich.table import Table
 
-from modelfleet.cli.simulate_load import KNOWN_TRACES, Asked, BadInput, read_load
+from modelfleet.api.engine import Engine
+from modelfleet.cli.bad_input import BadInput
+from modelfleet.cli.simulate_load import KNOWN_TRACES, Asked, Synthetic, only_source, read_load
+from modelfleet.cli.simulate_past import Past, past
 from modelfleet.cli.simulate_tables import BEST, choices_table, runs_table
+from modelfleet.engines.recordings import RECORDINGS
 from modelfleet.simulate.arrivals import Lengths
 from modelfleet.simulate.calibration import (
     CALIBRATIONS,
@@ -56,6 +61,14 @@ def simulate(
     shape: Annotated[
         str | None, typer.Option(help=f"Synthetic load instead: {', '.join(Shape)}.", metavar="NAME")
     ] = None,
+    prometheus: Annotated[
+        str | None, typer.Option(help="What this Prometheus recorded instead.", metavar="URL")
+    ] = None,
+    deployment: Annotated[str | None, typer.Option(help="Whose record it is.", metavar="NAMESPACE/NAME")] = None,
+    since: Annotated[str, typer.Option(help="How far back: 30m, 12h, 7d, 2w.", metavar="TIME")] = "7d",
+    engine: Annotated[
+        str, typer.Option(help=f"Of that deployment: {', '.join(RECORDINGS)}.", metavar="NAME")
+    ] = Engine.VLLM.value,
     rate: Annotated[float, typer.Option(help="Requests/s at the shape's highest.")] = 10.0,
     duration_seconds: Annotated[float, typer.Option(help="How long the shape lasts.")] = 3600.0,
     prompt_tokens: Annotated[float, typer.Option(help="Mean prompt, where no trace tells it.")] = 1000.0,
@@ -66,6 +79,12 @@ def simulate(
     calibration: Annotated[
         str, typer.Option(help="What one replica does: a name, or a JSON or YAML file.", metavar="NAME|FILE")
     ] = DEFAULT_CALIBRATION,
+    fit: Annotated[
+        bool,
+        typer.Option(
+            "--fit", help="Fit the service times to the Prometheus record; limits and GPUs stay the calibration's."
+        ),
+    ] = False,
     start_seconds: Annotated[float, typer.Option(help="From a pod's creation to ready.")] = 110.0,
     min_replicas: Annotated[int, typer.Option(help="Fewest replicas.")] = 1,
     max_replicas: Annotated[int, typer.Option(help="Most replicas.")] = 16,
@@ -115,12 +134,14 @@ def simulate(
         if frontier and target is not None:
             raise BadInput("--target", "a frontier sweeps targets by itself; drop one of --target and --frontier")
         kinds = _kinds(policy)
-        model = _model(calibration)
         if html is not None:
             _check_html(html)
+        recorded = _recorded(prometheus, deployment=deployment, since=since, engine=engine, fit=fit)
+        source = only_source(trace=trace, shape=_shaped(shape, rate, duration_seconds), past=recorded)
+        fitted_to = recorded if fit else None
+        model = _model(calibration, fitted_to)
         lengths = Lengths(prompt_tokens, output_tokens, variation)
-        asked = Asked(trace, shape, rate, duration_seconds, lengths, rate_scale, time_limit_seconds, seed)
-        load = read_load(asked, model, warn=lambda line: typer.echo(line, err=True))
+        load = read_load(Asked(source, lengths, rate_scale, time_limit_seconds, seed), model, warn=_warn)
         circumstances = Circumstances(model, start_seconds, ttft, tpot / 1000.0, load.arrivals)
         if frontier:
             tried = sweep(kinds, circumstances, min_replicas=min_replicas, max_replicas=max_replicas)
@@ -133,7 +154,7 @@ def simulate(
     usd_per_gpu_hour = None if price is None else Decimal(str(price))
     facts = {
         "requests": f"{len(load.arrivals):,} in {load.arrivals[-1].at_seconds:,.0f} s",
-        "replica": f"{calibration}, {_plural(model.gpus, 'GPU')}",
+        "replica": f"{_replica(calibration, fitted_to)}, {_plural(model.gpus, 'GPU')}",
         "replicas": f"{min_replicas} to {max_replicas}, {start_seconds:g} s from creation to ready",
         "targets": f"TTFT at most {ttft:g} s and TPOT at most {tpot:g} ms",
         "seeds": f"{seed}" if seeds == 1 else f"{seed} to {seed + seeds - 1}",
@@ -150,7 +171,7 @@ def simulate(
     changed = [each for job in shown if job.policy in (OURS, rival) for each in what_if(job)]
     with _progress("report") as told:
         played = play_jobs([*shown, *(each.job for each in changed)], circumstances, processes=jobs, progress=told)
-    if calibration in CALIBRATIONS:
+    if calibration in CALIBRATIONS and fitted_to is None:
         facts["times from"] = CALIBRATIONS[calibration].source
     if frontier:
         facts["settings"] = f"cheapest with {100.0 * goal:g} % of the first half in target, else the nearest to that"
@@ -201,6 +222,30 @@ def _check(
             raise BadInput(option, f"{value:g} must be at most {most:g}")
 
 
+def _recorded(prometheus: str | None, *, deployment: str | None, since: str, engine: str, fit: bool) -> Past | None:
+    """Return the past that was asked for, and refuse what needs one where there is none."""
+    if prometheus is not None:
+        return past(url=prometheus, deployment=deployment, since=since, engine=engine, now=time())
+    if deployment is not None:
+        raise BadInput("--deployment", "its load is read from a Prometheus; give a --prometheus too")
+    if fit:
+        raise BadInput("--fit", "service times are fitted to what a Prometheus recorded; give a --prometheus too")
+    return None
+
+
+def _shaped(name: str | None, requests_per_second: float, duration_seconds: float) -> Synthetic | None:
+    return None if name is None else Synthetic(name, requests_per_second, duration_seconds)
+
+
+def _replica(calibration: str, fitted_to: Past | None) -> str:
+    """Return what the replica's numbers come from, for people."""
+    return calibration if fitted_to is None else f"fitted to {fitted_to.deployment}, limits of {calibration}"
+
+
+def _warn(line: str) -> None:
+    typer.echo(line, err=True)
+
+
 def _kinds(names: str | None) -> list[Kind]:
     if names is None:
         return list(KINDS.values())
@@ -211,11 +256,12 @@ def _kinds(names: str | None) -> list[Kind]:
         raise BadInput("--policy", error) from error
 
 
-def _model(calibration: str) -> ReplicaModel:
+def _model(calibration: str, fitted_to: Past | None) -> ReplicaModel:
     try:
-        return load_replica_model(calibration)
+        known = load_replica_model(calibration)
     except CalibrationError as error:
         raise BadInput("--calibration", error) from error
+    return known if fitted_to is None else fitted_to.fitted(known, _warn)
 
 
 def _one_each(

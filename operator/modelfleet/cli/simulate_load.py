@@ -1,4 +1,4 @@
-"""What `modelfleet simulate` plays: a trace or a shape, cut and checked, and what was left out of it."""
+"""What `modelfleet simulate` plays: a trace, a shape or a past, cut and checked, and what was left out of it."""
 
 import csv
 import itertools
@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from modelfleet.cli.bad_input import BadInput
+from modelfleet.cli.simulate_past import Past
 from modelfleet.simulate.arrivals import Arrival, Lengths, Replay, replayed
 from modelfleet.simulate.calibration import ReplicaModel
 from modelfleet.simulate.shapes import Shape, shape_arrivals
@@ -18,12 +20,23 @@ MAX_REQUESTS: Final = 2_000_000
 KNOWN_TRACES: Final = "Azure, AIBrix, BurstGPT, Mooncake, ServeGen, or t_s,prompt_tokens,output_tokens as CSV or JSONL"
 
 
-class BadInput(ValueError):
-    """An option cannot be used; the text names it and says what to do, in one line."""
+@dataclass(frozen=True, slots=True)
+class Synthetic:
+    """A shape, as it was asked for.
 
-    def __init__(self, option: str, text: object) -> None:
-        """Say what is wrong with an option."""
-        super().__init__(f"{option}: {' '.join(str(text).split())}")
+    Attributes:
+        name: Of the shape; it may be none.
+        requests_per_second: At its highest.
+        duration_seconds: How long.
+    """
+
+    name: str
+    requests_per_second: float
+    duration_seconds: float
+
+
+Source = Path | Synthetic | Past
+"""A trace file, a shape, or what a Prometheus recorded."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,20 +44,14 @@ class Asked:
     """What the options ask for.
 
     Attributes:
-        trace: A file; None for a shape.
-        shape: Name of a shape; None for a trace.
-        requests_per_second: At the shape's highest.
-        duration_seconds: Of the shape.
-        lengths: Where the trace does not tell them.
+        source: Where the requests come from.
+        lengths: Where the source does not tell them.
         rate_scale: Requests played for each one of the load.
         limit_seconds: Cut after this long; None keeps all.
         seed: Of every random draw.
     """
 
-    trace: Path | None
-    shape: str | None
-    requests_per_second: float
-    duration_seconds: float
+    source: Source
     lengths: Lengths
     rate_scale: float
     limit_seconds: float | None
@@ -64,6 +71,24 @@ class Load:
     arrivals: tuple[Arrival, ...]
 
 
+def only_source(*, trace: Path | None, shape: Synthetic | None, past: Past | None) -> Source:
+    """Return the one source that was given.
+
+    Raises:
+        BadInput: If there is none, or more than one.
+    """
+    options: dict[str, Source | None] = {"--trace": trace, "--shape": shape, "--prometheus": past}
+    given = {option: source for option, source in options.items() if source is not None}
+    if not given:
+        raise BadInput(
+            "--trace", f"nothing to play; give a trace, a --prometheus, or one of --shape {', '.join(Shape)}"
+        )
+    first, *others = given
+    if others:
+        raise BadInput(others[0], f"there is a {first} already; drop one of them")
+    return given[first]
+
+
 def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None]) -> Load:
     """Read or draw the requests, and leave out those that a replica can never take.
 
@@ -73,29 +98,9 @@ def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None])
         warn: Told, in whole lines, about everything that is left out.
 
     Raises:
-        BadInput: If the options contradict each other, or nothing is left to play.
+        BadInput: If the source cannot be read, or nothing of it is left to play.
     """
-    if asked.trace is not None and asked.shape is not None:
-        raise BadInput("--shape", "there is a --trace already; drop one of them")
-    if asked.trace is not None:
-        trace = _read(asked.trace, warn)
-        if not trace.rows:
-            raise BadInput("--trace", f"{asked.trace} holds no request; give one that does")
-        title = f"{asked.trace.name} ({trace.format})"
-        source: Iterable[Arrival] = trace.arrivals(lengths=asked.lengths, rate_scale=asked.rate_scale, seed=asked.seed)
-    elif asked.shape is not None:
-        if asked.shape not in tuple(Shape):
-            raise BadInput("--shape", f"{asked.shape!r} is no shape; known: {', '.join(Shape)}")
-        title = f"{asked.shape}, {asked.requests_per_second:g} requests/s"
-        source = shape_arrivals(
-            Shape(asked.shape),
-            requests_per_second=asked.requests_per_second * asked.rate_scale,
-            duration_seconds=asked.duration_seconds,
-            lengths=asked.lengths,
-            seed=asked.seed,
-        )
-    else:
-        raise BadInput("--trace", f"nothing to play; give a trace, or one of --shape {', '.join(Shape)}")
+    title, source = _drawn(asked, warn)
     if asked.rate_scale != 1.0:
         title += f" × {asked.rate_scale:g}"
     if asked.limit_seconds is not None:
@@ -106,10 +111,7 @@ def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None])
             "--time-limit-seconds", f"the load has more than {MAX_REQUESTS:,} requests; cut it, or lower --rate-scale"
         )
     if not arrivals:
-        raise BadInput(
-            "--time-limit-seconds" if asked.limit_seconds is not None else "--rate-scale",
-            "no request is left of the load; raise it",
-        )
+        raise BadInput(_shortener(asked), "no request is left of the load; raise it")
     room = model.kv_cache_tokens
     taken = tuple(each for each in arrivals if each.prompt_tokens + each.output_tokens <= room)
     if not taken:
@@ -122,6 +124,36 @@ def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None])
             "tokens: rejected, and in no figure"
         )
     return Load(title, taken)
+
+
+def _drawn(asked: Asked, warn: Callable[[str], None]) -> tuple[str, Iterable[Arrival]]:
+    """Return the source's title and its requests, in order of time."""
+    match asked.source:
+        case Synthetic(name, requests_per_second, duration_seconds):
+            if name not in tuple(Shape):
+                raise BadInput("--shape", f"{name!r} is no shape; known: {', '.join(Shape)}")
+            return f"{name}, {requests_per_second:g} requests/s", shape_arrivals(
+                Shape(name),
+                requests_per_second=requests_per_second * asked.rate_scale,
+                duration_seconds=duration_seconds,
+                lengths=asked.lengths,
+                seed=asked.seed,
+            )
+        case Past() as past:
+            title, trace = past.title, past.trace(warn)
+        case path:
+            title, trace = path.name, _read(path, warn)
+            if not trace.rows:
+                raise BadInput("--trace", f"{path} holds no request; give one that does")
+    arrivals = trace.arrivals(lengths=asked.lengths, rate_scale=asked.rate_scale, seed=asked.seed)
+    return f"{title} ({trace.format})", arrivals
+
+
+def _shortener(asked: Asked) -> str:
+    """Return the option that may have left no request."""
+    if asked.limit_seconds is not None:
+        return "--time-limit-seconds"
+    return "--since" if isinstance(asked.source, Past) and asked.rate_scale >= 1.0 else "--rate-scale"
 
 
 def _read(path: Path, warn: Callable[[str], None]) -> Trace:

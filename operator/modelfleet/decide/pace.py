@@ -2,10 +2,10 @@
 
 A step of an engine costs a constant, c, and work that grows with what is in it. When the steps of a second are
 s long, n = 1 / s of them fit, their constants take n c, and the rest of the second, 1 - c / s, is work. Work adds
-up over replicas whatever the model, the mix of requests and how they are batched. c is the time between tokens of
-a replica with next to nothing to do, and where none ever was idle, of an empty batch on the line of pace over
-batch. A limit T of the time between tokens lets a replica fill 1 - c / T with work, so the work of all of them in
-units of that is the load in replicas: exactly 1 where s = T, whatever c is.
+up over replicas whatever the model, the mix of requests and how they are batched. c is where the line of pace over
+batch meets an empty batch; where all batches are alike, the pace of a replica with next to nothing to do. A limit
+T of the time between tokens lets a replica fill 1 - c / T with work, so the work of all of them in units of that
+is the load in replicas: exactly 1 where s = T, whatever c is.
 """
 
 from dataclasses import dataclass, replace
@@ -22,12 +22,13 @@ FALL = 0.2
 RISE_SECONDS = 86_400.0
 """Time constant by which the least pace follows samples above it: a new model or GPU, not a busy day."""
 IDLE_SEQUENCES = 2.0
-"""With no more than this under way a replica shows the constant itself."""
+"""With no more than this under way a replica shows the constant itself, prompts aside."""
 LEAST_CONSTANT = 0.5
-"""Where no replica was ever idle the constant is at least this part of the least pace seen. It is a guess then: a
-low one makes the load look larger, a high one smaller."""
+"""The constant is at least this part of the least pace seen, and is taken for it where nothing tells more: a low one
+makes the load look larger, a high one smaller."""
 FIT_SECONDS = 7200.0
 """Samples of the last two hours tell how the pace grows with the batch."""
+LEAST_SAMPLES = 60.0
 LEAST_SPREAD = 0.1
 """Batches that differ by less than this share of their mean show no line."""
 LEAST_TOKENS_PER_SECOND = 2.0
@@ -57,14 +58,14 @@ class Line:
             self.batch_pace * kept + sum(batch * pace for batch, pace in samples),
         )
 
-    def intercept(self) -> float:
-        """Return the pace of an empty batch by least squares; 0 where the batches do not differ enough."""
-        if self.weight <= 0.0:
-            return 0.0
+    def intercept(self) -> float | None:
+        """Return the pace of an empty batch by least squares; None where samples are few or their batches alike."""
+        if self.weight < LEAST_SAMPLES:
+            return None
         batch, pace = self.batch / self.weight, self.pace / self.weight
         variance = self.batch_batch / self.weight - batch * batch
         if variance < (LEAST_SPREAD * batch) ** 2 or variance <= 0.0:
-            return 0.0
+            return None
         return pace - max(0.0, self.batch_pace / self.weight - batch * pace) / variance * batch
 
 
@@ -89,9 +90,13 @@ class Pace:
     @property
     def constant_seconds(self) -> float | None:
         """c: the time between tokens of a replica with next to no work; None until tokens came."""
-        if self.least_seconds is None or self.idle_seconds is not None:
+        least = self.least_seconds
+        if least is None:
             return self.idle_seconds
-        return min(self.least_seconds, max(LEAST_CONSTANT * self.least_seconds, self.line.intercept()))
+        line = self.line.intercept()
+        if line is not None:
+            return min(least, max(LEAST_CONSTANT * least, line))
+        return LEAST_CONSTANT * least if self.idle_seconds is None else min(self.idle_seconds, least)
 
     @property
     def work_per_request(self) -> float:

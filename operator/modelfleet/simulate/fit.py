@@ -17,6 +17,8 @@ from itertools import combinations
 from statistics import fmean, pstdev
 from typing import Final
 
+from pydantic import ValidationError
+
 from modelfleet.adapters.history import History, NoHistory, Series
 from modelfleet.api.engine import Engine
 from modelfleet.engines.dialects import DIALECTS
@@ -121,10 +123,17 @@ class Fit:
 
         Args:
             known: Where its limits and its GPUs come from: no metric tells them.
+
+        Raises:
+            CannotFit: If no replica can be like this.
         """
         fitted = {name: getattr(self, name) for name in UNKNOWNS}
         values = known.model_dump() | fitted | {"prefill_base_ms": 0.0, "kv_cache_tokens": self.kv_cache_tokens}
-        return ReplicaModel.model_validate(values)
+        try:
+            return ReplicaModel.model_validate(values)
+        except ValidationError as error:
+            first = error.errors(include_url=False)[0]
+            raise CannotFit(f"{'.'.join(map(str, first['loc']))} is {first['input']}: {first['msg']}") from error
 
 
 def fit(intervals: Sequence[Interval]) -> Fit:
