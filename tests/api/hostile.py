@@ -28,7 +28,8 @@ FULL: dict[str, dict[str, Any]] = {
         "scaling": {
             "minReplicas": 2,
             "maxReplicas": 8,
-            "targets": {"queuedRequests": 8, "outputTokensPerSecond": 900},
+            "targets": {"queuedRequests": 8, "outputTokensPerSecond": 900, "interTokenMilliseconds": 50},
+            "latencyWeight": 30,
             "behavior": {
                 direction: {
                     "stabilizationWindowSeconds": 60,

@@ -142,7 +142,8 @@ def test_explain_reads_well(sandbox: Sandbox, field: str, words: list[str]) -> N
                 "scaling": {
                     "minReplicas": 1,
                     "maxReplicas": 4,
-                    "targets": {"queuedRequests": 8},
+                    "targets": {"queuedRequests": 8, "interTokenMilliseconds": 50},
+                    "latencyWeight": 30,
                     "behavior": {
                         "scaleUp": {
                             "stabilizationWindowSeconds": 0,

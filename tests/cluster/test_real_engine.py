@@ -30,7 +30,7 @@ MANIFEST = {
         "scaling": {
             "maxReplicas": 2,
             "targets": {"queuedRequests": 2},
-            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 5}},
+            "behavior": {"scaleDown": {"stabilizationWindowSeconds": 15}},
         },
     },
 }
