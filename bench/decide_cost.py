@@ -21,6 +21,7 @@ WARM_TICKS, TIMED_TICKS = 40, 40
 TARGET_MICROSECONDS = 50.0
 TARGET_ALLOCATE_MILLISECONDS = 50.0
 START = 1_000_000.0
+NO_TOKEN = Missing("no token in the rate window", fault=False)
 
 
 def measure() -> Iterator[Figure]:
@@ -117,5 +118,6 @@ def _pod(key: Key, index: int, at: float, *, queued: float, tokens: float) -> Po
             output_tokens_per_second=Signal(tokens, at),
             finished_requests_per_second=Signal(tokens / 100, at),
             kv_cache_utilization=Missing("not needed"),
+            inter_token_seconds=Signal(0.010 + tokens / 20_000, at) if tokens else NO_TOKEN,
         ),
     )

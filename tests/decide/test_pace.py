@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 
-from modelfleet.decide.demand import Demand, demand
-from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, usable
-from modelfleet.decide.snapshot import Missing, Pod
+from modelfleet.decide import pace as pacing
+from modelfleet.decide.pace import NO_PACE, Pace, load_in_replicas, usable
+from modelfleet.decide.snapshot import Pod
 from tests.builders import MAX_AGE_SECONDS, NOW, PodBuilder, ready
 
 KNOWN = Pace(idle_seconds=0.010)
@@ -17,11 +17,9 @@ def busy(name: str, *, pace: float, tokens: float = 1000.0, finished: float = 2.
     return ready(name).inter_token(pace).tokens(tokens).finished(finished).running(20)
 
 
-def seen(*pods: Pod) -> Demand:
-    """Return what step 1 makes of the pods."""
-    found = demand(pods, now=NOW, max_age_seconds=MAX_AGE_SECONDS)
-    assert not isinstance(found, Missing)
-    return found
+def sample(*pods: Pod) -> pacing.Samples:
+    """Return what is read of pods now."""
+    return pacing.sample(pods, now=NOW, max_age_seconds=MAX_AGE_SECONDS)
 
 
 @pytest.mark.parametrize(
@@ -38,7 +36,7 @@ def seen(*pods: Pod) -> Demand:
 def test_load_in_replicas(paces: tuple[float, ...], want: float) -> None:
     """c is 10 ms and the limit 50 ms: 1 - c / T = 0.8 of a replica may be filled."""
     pods = tuple(busy(f"pod-{number}", pace=pace).build() for number, pace in enumerate(paces))
-    found = load_in_replicas(KNOWN, pods, limit_seconds=0.050, queue_growth_per_second=0.0)
+    found = load_in_replicas(KNOWN, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0)
 
     assert found == pytest.approx(want)
 
@@ -47,7 +45,9 @@ def test_load_in_replicas(paces: tuple[float, ...], want: float) -> None:
 def test_at_the_limit_the_load_is_one_whatever_was_learned(constant: float) -> None:
     """An error in the constant moves no replica where it matters."""
     pods = (busy("pod-0", pace=0.050).build(),)
-    found = load_in_replicas(Pace(idle_seconds=constant), pods, limit_seconds=0.050, queue_growth_per_second=0.0)
+    found = load_in_replicas(
+        Pace(idle_seconds=constant), sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0
+    )
 
     assert found == pytest.approx(1.0)
 
@@ -55,7 +55,7 @@ def test_at_the_limit_the_load_is_one_whatever_was_learned(constant: float) -> N
 def test_a_replica_that_rests_counts_for_the_time_it_works() -> None:
     """10 tokens/s of 20 ms each keep it busy for a fifth of the time, and half of that is work."""
     pods = (busy("pod-0", pace=0.020, tokens=10).build(),)
-    found = load_in_replicas(KNOWN, pods, limit_seconds=0.050, queue_growth_per_second=0.0)
+    found = load_in_replicas(KNOWN, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0)
 
     assert found == pytest.approx(0.2 * 0.5 / 0.8)
 
@@ -66,16 +66,17 @@ def test_pods_that_serve_nobody_carry_nothing() -> None:
         busy("pod-0", pace=0.050).dying().build(),
         replace(busy("pod-1", pace=0.050).build(), ready_at=None),
         busy("pod-2", pace=0.050).lost().build(),
+        busy("pod-3", pace=0.050).stale(2 * MAX_AGE_SECONDS).build(),
     )
 
-    assert load_in_replicas(KNOWN, pods, limit_seconds=0.050, queue_growth_per_second=0.0) == 0.0
+    assert load_in_replicas(KNOWN, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0) == 0.0
 
 
 def test_a_growing_queue_is_load_that_arrives() -> None:
     """Each request is 0.1 replica-seconds of work: four more a second are 0.4 of work, half a replica."""
     pace = replace(KNOWN, work_seconds=50.0, requests=500.0)
     pods = (busy("pod-0", pace=0.050).build(),)
-    found = load_in_replicas(pace, pods, limit_seconds=0.050, queue_growth_per_second=4.0)
+    found = load_in_replicas(pace, sample(*pods), limit_seconds=0.050, queue_growth_per_second=4.0)
 
     assert found == pytest.approx(1.0 + 0.4 / 0.8)
 
@@ -91,8 +92,8 @@ def test_unknown_is_not_zero() -> None:
     """Before a token came nothing is said, not even that there is no load."""
     pods = (ready("pod-0").build(),)
 
-    assert load_in_replicas(NO_PACE, pods, limit_seconds=0.050, queue_growth_per_second=0.0) is None
-    assert learn_pace(NO_PACE, seen(*pods), pods, elapsed_seconds=1.0) == NO_PACE
+    assert load_in_replicas(NO_PACE, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0) is None
+    assert learn_pace(NO_PACE, *pods) == NO_PACE
 
 
 @pytest.mark.parametrize(
@@ -126,7 +127,7 @@ def test_the_constant_is_the_idlest_replicas() -> None:
     """One that idles among busy ones shows it."""
     pods = (busy("pod-0", pace=0.080).build(), busy("pod-1", pace=0.012, tokens=80).build())
 
-    assert learn_pace(NO_PACE, seen(*pods), pods, elapsed_seconds=1.0).constant_seconds == 0.012
+    assert learn_pace(NO_PACE, *pods).constant_seconds == 0.012
 
 
 def test_where_no_replica_was_ever_idle_the_line_shows_it() -> None:
@@ -149,14 +150,16 @@ def test_a_load_that_never_changes_shows_no_line_and_is_not_taken_for_idle() -> 
     pods = (busy("pod-0", pace=0.040).build(),)
 
     assert pace.constant_seconds == pytest.approx(0.020)
-    assert load_in_replicas(pace, pods, limit_seconds=0.050, queue_growth_per_second=0.0) == pytest.approx(0.5 / 0.6)
+    assert load_in_replicas(pace, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0) == pytest.approx(
+        0.5 / 0.6
+    )
 
 
 def test_a_handful_of_tokens_shows_no_pace() -> None:
     """One token a second is one step."""
     pods = (busy("pod-0", pace=0.010, tokens=1.0).build(),)
 
-    assert learn_pace(NO_PACE, seen(*pods), pods, elapsed_seconds=1.0) == NO_PACE
+    assert learn_pace(NO_PACE, *pods) == NO_PACE
 
 
 def test_the_work_of_a_request_is_all_work_by_all_requests() -> None:
@@ -183,4 +186,9 @@ def test_long_requests_that_have_not_finished_do_not_swing_it() -> None:
 def learn(pace: Pace, seconds: float, *, finished: float = 2.0, tokens: float = 1000.0, elapsed: float = 1.0) -> Pace:
     """Learn from an interval of one replica at a pace."""
     pods = (busy("pod-0", pace=seconds, finished=finished, tokens=tokens).build(),)
-    return learn_pace(pace, seen(*pods), pods, elapsed_seconds=elapsed)
+    return learn_pace(pace, *pods, finished=finished, elapsed=elapsed)
+
+
+def learn_pace(pace: Pace, *pods: Pod, finished: float = 0.0, elapsed: float = 1.0) -> Pace:
+    """Learn from an interval of some pods."""
+    return pacing.learn_pace(pace, sample(*pods), finished_requests=finished * elapsed, elapsed_seconds=elapsed)

@@ -26,7 +26,7 @@ from modelfleet.decide.forecast import (
 )
 from modelfleet.decide.history import Measured, Memory
 from modelfleet.decide.lookback import Lookback, look_back
-from modelfleet.decide.pace import Pace, learn_pace, load_in_replicas
+from modelfleet.decide.pace import Pace, learn_pace, load_in_replicas, sample
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
 from modelfleet.decide.replicas import MOST_REPLICAS, need, replicas
 from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot
@@ -94,7 +94,9 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
         memory, damped, steps = _hold(memory, spec, current, now)
         facts, wanted, target = seen, current, None
     else:
-        memory, damped, steps, known = _recommend(seen, observed, spec, memory, current, now)
+        memory, damped, steps, known = _recommend(
+            seen, observed, spec, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
+        )
         facts, wanted, target = known, known.wanted.replicas, known.capacity.target_tokens_per_second
     scaling = spec.scaling
     bounded, bound = bounds(damped, min_replicas=scaling.min_replicas, max_replicas=scaling.max_replicas)
@@ -131,7 +133,14 @@ def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -
 
 
 def _recommend(
-    seen: Demand, observed: Observed, spec: ModelDeploymentSpec, memory: Memory, current: int, now: float
+    seen: Demand,
+    observed: Observed,
+    spec: ModelDeploymentSpec,
+    memory: Memory,
+    current: int,
+    now: float,
+    *,
+    max_age_seconds: float,
 ) -> tuple[Memory, int, tuple[Step, ...], Facts]:
     """Run steps 2 to 5 on a load that is known."""
     scaling, behavior = spec.scaling, spec.scaling.behavior
@@ -144,7 +153,14 @@ def _recommend(
         now=now,
         elapsed_seconds=elapsed_seconds,
     )
-    pace = learn_pace(memory.pace, seen, observed.pods, elapsed_seconds=elapsed_seconds)
+    samples = sample(observed.pods, now=now, max_age_seconds=max_age_seconds)
+    finished = seen.finished_requests_per_second
+    pace = learn_pace(
+        memory.pace,
+        samples,
+        finished_requests=finished.value * elapsed_seconds if finished.known == seen.ready else 0.0,
+        elapsed_seconds=elapsed_seconds,
+    )
     queue = remember_queue(memory.queue, seen, now=now)
     tokens_per_request = learn_tokens_per_request(memory.tokens_per_request, seen)
     supply: Capacity = capacity(
@@ -166,7 +182,7 @@ def _recommend(
         supply,
         load_in_replicas=load_in_replicas(
             pace,
-            observed.pods,
+            samples,
             limit_seconds=scaling.targets.inter_token_milliseconds / 1000.0,
             queue_growth_per_second=growth_per_second(
                 queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
@@ -174,10 +190,12 @@ def _recommend(
         ),
     )
     lookback = memory.lookback
-    if needed.full_replicas is not None and seen.complete:
+    # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time.
+    full = needed.full_replicas if needed.by_latency is not None else None
+    if full is not None and seen.complete:
         lookback = look_back(
             lookback,
-            min(needed.full_replicas, MOST_REPLICAS),
+            min(full, MOST_REPLICAS),
             now=now,
             elapsed_seconds=elapsed_seconds,
             start_seconds=supply.start_seconds,
@@ -187,11 +205,8 @@ def _recommend(
     wanted = replicas(
         seen,
         needed,
-        # Who sets the target of a replica has chosen the margin too; and without the pace, throughput that was
-        # bounded by the replicas of its time would pass for the load of its time.
-        planned=lookback.replicas
-        if scaling.targets.output_tokens_per_second is None and needed.by_latency is not None
-        else None,
+        # Who sets the target of a replica has chosen the margin too.
+        planned=lookback.replicas if full is not None and scaling.targets.output_tokens_per_second is None else None,
         current=current,
         queued_per_replica=scaling.targets.queued_requests,
         queue_falls=growth_per_second(queue) < 0,

@@ -76,7 +76,8 @@ def growth_per_second(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> 
         since: Earlier samples do not count: what is added to a rate must be of the same time, or what was waiting
             a moment ago and is served now counts twice.
     """
-    queue = tuple(sample for sample in queue if sample.at >= since)
+    if queue and queue[0].at < since:
+        queue = tuple(sample for sample in queue if sample.at >= since)
     if len(queue) < 2:
         return 0.0
     span = queue[-1].at - queue[0].at

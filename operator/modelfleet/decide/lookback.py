@@ -171,7 +171,15 @@ def look_back(
     seconds = min(elapsed_seconds, BUCKET_SECONDS)
     open_sum, open_seconds = lookback.open_sum + load * seconds, lookback.open_seconds + seconds
     if now - lookback.began_at < BUCKET_SECONDS or open_seconds <= 0.0:
-        return replace(lookback, open_sum=open_sum, open_seconds=open_seconds)
+        return Lookback(
+            lookback.began_at,
+            open_sum,
+            open_seconds,
+            lookback.buckets,
+            lookback.recent,
+            lookback.tracks,
+            lookback.choice,
+        )
     seen = open_sum / open_seconds
     start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
     number = lookback.buckets + 1

@@ -8,10 +8,9 @@ T of the time between tokens lets a replica fill 1 - c / T with work, so the wor
 is the load in replicas: exactly 1 where s = T, whatever c is.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
-from modelfleet.decide.demand import Demand
-from modelfleet.decide.snapshot import Pod, PodSignals, Signal
+from modelfleet.decide.snapshot import Pod, Signal
 
 LEAST_USABLE = 0.2
 """Share of a replica that may be filled, however close the limit is to its constant: no limit can be met below."""
@@ -50,13 +49,15 @@ class Line:
 
     def with_samples(self, samples: list[tuple[float, float]], *, kept: float) -> "Line":
         """Add samples of (batch, pace); what was there keeps this part of its weight."""
-        return Line(
-            self.weight * kept + len(samples),
-            self.batch * kept + sum(batch for batch, _ in samples),
-            self.pace * kept + sum(pace for _, pace in samples),
-            self.batch_batch * kept + sum(batch * batch for batch, _ in samples),
-            self.batch_pace * kept + sum(batch * pace for batch, pace in samples),
-        )
+        weight, batches, paces = self.weight * kept, self.batch * kept, self.pace * kept
+        squares, products = self.batch_batch * kept, self.batch_pace * kept
+        for batch, pace in samples:
+            weight += 1.0
+            batches += batch
+            paces += pace
+            squares += batch * batch
+            products += batch * pace
+        return Line(weight, batches, paces, squares, products)
 
     def intercept(self) -> float | None:
         """Return the pace of an empty batch by least squares; None where samples are few or their batches alike."""
@@ -108,40 +109,46 @@ NO_PACE = Pace()
 """Before the first token."""
 
 
-def learn_pace(pace: Pace, demand: Demand, pods: tuple[Pod, ...], *, elapsed_seconds: float) -> Pace:
+Samples = tuple[tuple[float, float], ...]
+"""Of each serving pod that tells it: sequences under way on average, and the time between tokens in seconds."""
+
+
+def sample(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Samples:
+    """Return how full and how fast the serving pods are; an older sample is no sample."""
+    found = []
+    for pod in pods:
+        if pod.ready_at is None or pod.terminating:
+            continue
+        seconds, tokens = pod.signals.inter_token_seconds, pod.signals.output_tokens_per_second
+        if isinstance(seconds, Signal) and isinstance(tokens, Signal) and now - seconds.sampled_at <= max_age_seconds:
+            found.append((tokens.value * seconds.value, seconds.value))
+    return tuple(found)
+
+
+def learn_pace(pace: Pace, samples: Samples, *, finished_requests: float, elapsed_seconds: float) -> Pace:
     """Fold one interval in.
 
     The work of a request is taken from all work and all requests that finished, so that long requests that have
     not finished yet swing it by what they are of the remembered ones, and not at all while nothing finishes.
+
+    Args:
+        pace: What was learned.
+        samples: Of the serving pods.
+        finished_requests: How many requests finished in the interval.
+        elapsed_seconds: Its length.
     """
-    samples = [
-        (signals.output_tokens_per_second.value * signals.inter_token_seconds.value, signals.inter_token_seconds.value)
-        for signals in _serving(pods)
-        if isinstance(signals.inter_token_seconds, Signal)
-        and isinstance(signals.output_tokens_per_second, Signal)
-        and signals.output_tokens_per_second.value >= LEAST_TOKENS_PER_SECOND
-    ]
-    if samples:
-        kept = max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS)
-        pace = replace(
-            pace,
-            idle_seconds=_least(
-                pace.idle_seconds, [seconds for batch, seconds in samples if batch <= IDLE_SEQUENCES], elapsed_seconds
-            ),
-            least_seconds=_least(pace.least_seconds, [seconds for _, seconds in samples], elapsed_seconds),
-            line=pace.line.with_samples(samples, kept=kept),
-        )
-    constant = pace.constant_seconds
+    telling = [(batch, seconds) for batch, seconds in samples if batch >= LEAST_TOKENS_PER_SECOND * seconds]
+    idle, least, line = pace.idle_seconds, pace.least_seconds, pace.line
+    if telling:
+        idle = _least(idle, [seconds for batch, seconds in telling if batch <= IDLE_SEQUENCES], elapsed_seconds)
+        least = _least(least, [seconds for _, seconds in telling], elapsed_seconds)
+        line = line.with_samples(telling, kept=max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS))
+    constant = Pace(idle, least, line).constant_seconds
     if constant is None:
         return pace
-    finished = demand.finished_requests_per_second
-    requests = finished.value * elapsed_seconds if finished.known == demand.ready else 0.0
-    kept = max(0.0, 1.0 - requests / REQUESTS_REMEMBERED)
-    return replace(
-        pace,
-        work_seconds=pace.work_seconds * kept + work(pods, constant) * elapsed_seconds,
-        requests=pace.requests * kept + requests,
-    )
+    kept = max(0.0, 1.0 - finished_requests / REQUESTS_REMEMBERED)
+    done = work(samples, constant) * elapsed_seconds
+    return Pace(idle, least, line, pace.work_seconds * kept + done, pace.requests * kept + finished_requests)
 
 
 def _least(known: float | None, samples: list[float], elapsed_seconds: float) -> float | None:
@@ -154,20 +161,20 @@ def _least(known: float | None, samples: list[float], elapsed_seconds: float) ->
 
 
 def load_in_replicas(
-    pace: Pace, pods: tuple[Pod, ...], *, limit_seconds: float, queue_growth_per_second: float
+    pace: Pace, samples: Samples, *, limit_seconds: float, queue_growth_per_second: float
 ) -> float | None:
     """Return how many replicas, filled as far as the limit lets them, the load needs; None until a token came.
 
     Args:
         pace: What was learned.
-        pods: The pods of the deployment.
+        samples: Of the serving pods: a lower bound where a pod says nothing.
         limit_seconds: Longest time between tokens that is wanted, > 0.
         queue_growth_per_second: Requests that arrive beyond what is served; negative while the queue shrinks.
     """
     constant = pace.constant_seconds
     if constant is None:
         return None
-    arriving = work(pods, constant) + queue_growth_per_second * pace.work_per_request
+    arriving = work(samples, constant) + queue_growth_per_second * pace.work_per_request
     return max(0.0, arriving) / usable(constant, limit_seconds)
 
 
@@ -176,16 +183,8 @@ def usable(constant_seconds: float, limit_seconds: float) -> float:
     return min(MOST_USABLE, max(LEAST_USABLE, 1.0 - constant_seconds / limit_seconds))
 
 
-def work(pods: tuple[Pod, ...], constant_seconds: float) -> float:
-    """Return the work that the serving pods do, in replicas: a lower bound where a pod says nothing."""
-    total = 0.0
-    for signals in _serving(pods):
-        pace, output = signals.inter_token_seconds, signals.output_tokens_per_second
-        if isinstance(pace, Signal) and isinstance(output, Signal) and pace.value > constant_seconds:
-            # Tokens a second times the time of each: sequences under way on average, at most one counts as busy.
-            total += min(1.0, output.value * pace.value) * (1.0 - constant_seconds / pace.value)
-    return total
-
-
-def _serving(pods: tuple[Pod, ...]) -> list[PodSignals]:
-    return [pod.signals for pod in pods if pod.ready_at is not None and not pod.terminating]
+def work(samples: Samples, constant_seconds: float) -> float:
+    """Return the work that the pods do, in replicas; one with less than a sequence on average rests in between."""
+    return sum(
+        min(1.0, batch) * (1.0 - constant_seconds / seconds) for batch, seconds in samples if seconds > constant_seconds
+    )
