@@ -92,7 +92,8 @@ def test_each_mistake_is_named_stalls_only_its_own_and_heals(sandbox: Sandbox, t
         sandbox.request("PATCH", broken_path, {"spec": {"args": ["--model={model}"]}})
         team.change("swapped-bounds", scaling={"minReplicas": 1})
         for name in expected:
-            team.await_ready(name)
+            # A whole node must be free for one of them, and earlier tests' pods may still be leaving.
+            team.await_ready(name, seconds=90)
             assert team.condition("Stalled", name) == ("", "")
     finally:
         sandbox.request("DELETE", resource_path(API_VERSION, "AcceleratorClass", name=accelerator))
