@@ -25,8 +25,8 @@ from modelfleet.decide.forecast import (
     remember_queue,
 )
 from modelfleet.decide.history import Measured, Memory
-from modelfleet.decide.lookback import Lookback, look_back
-from modelfleet.decide.pace import Pace, learn_pace, load_in_replicas, sample
+from modelfleet.decide.lookback import NO_PAST, Lookback, look_back
+from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, sample
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
 from modelfleet.decide.replicas import MOST_REPLICAS, need, replicas
 from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot
@@ -368,8 +368,8 @@ def _first_memory(observed: Observed, now: float) -> Memory:
         uid=observed.uid,
         since=now,
         measured=measured,
-        pace=Pace(idle_seconds=learned.idle_inter_token_seconds) if learned else Pace(),
-        lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else Lookback(),
+        pace=Pace(idle_seconds=learned.idle_inter_token_seconds) if learned else NO_PACE,
+        lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else NO_PAST,
     )
 
 

@@ -302,7 +302,7 @@ def _ready(observed: Observed, decision: Decision) -> Verdict:
             Reason.AVAILABLE,
             _clip(f"{ready} of {total} replicas serve{note}", 1024),
         )
-    if troubled is not None and not troubled.node:
+    if troubled is not None and troubled.finds_no_node:
         return no(
             Reason.UNSCHEDULABLE,
             f"{troubled.name} waits for a node with {spec.gpus_per_replica} free GPUs of class {spec.accelerator}: "

@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import Final
 
 from modelfleet.api.engine import Engine
+from modelfleet.engines.dialects import DIALECTS
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +65,8 @@ RECORDINGS: Final[Mapping[Engine, Recording]] = MappingProxyType(
             generated_tokens=Recorded(("vllm:generation_tokens_total",)),
             prompt_tokens=Recorded(("vllm:prompt_tokens_total",)),
             cached_prompt_tokens=Recorded(("vllm:prompt_tokens_cached_total", "vllm:prefix_cache_hits_total")),
-            inter_token_seconds=Recorded(
-                ("vllm:inter_token_latency_seconds_sum", "vllm:time_per_output_token_seconds_sum")
-            ),
-            inter_tokens=Recorded(
-                ("vllm:inter_token_latency_seconds_count", "vllm:time_per_output_token_seconds_count")
-            ),
+            inter_token_seconds=Recorded(DIALECTS[Engine.VLLM].inter_token_seconds_sum.names),
+            inter_tokens=Recorded(DIALECTS[Engine.VLLM].inter_token_seconds_count.names),
             kv_cache_tokens=Recorded(("vllm:cache_config_info",)),
         ),
         Engine.SGLANG: Recording(
@@ -78,8 +75,8 @@ RECORDINGS: Final[Mapping[Engine, Recording]] = MappingProxyType(
             request_output_tokens=Recorded(("sglang:generation_tokens_total",)),
             generated_tokens=Recorded(("sglang:realtime_tokens_total",), mode="decode"),
             prompt_tokens=Recorded(("sglang:realtime_tokens_total",), mode="prefill_compute"),
-            inter_token_seconds=Recorded(("sglang:inter_token_latency_seconds_sum",)),
-            inter_tokens=Recorded(("sglang:inter_token_latency_seconds_count",)),
+            inter_token_seconds=Recorded(DIALECTS[Engine.SGLANG].inter_token_seconds_sum.names),
+            inter_tokens=Recorded(DIALECTS[Engine.SGLANG].inter_token_seconds_count.names),
             kv_cache_tokens=Recorded(("sglang:max_total_num_tokens",)),
         ),
     }
