@@ -10,6 +10,7 @@ from modelfleet.decide.lookback import (
     BUCKET_SECONDS,
     FIRST_CHOICE,
     FORECASTS,
+    KEPT,
     LEAST_BUCKETS,
     MARGINS,
     NO_PAST,
@@ -200,3 +201,25 @@ def test_every_forecast_has_a_name_of_its_own() -> None:
 def test_missed(share: float, least: float, most: float) -> None:
     """Few are late at half of the capacity, half of them at all of it, everybody beyond."""
     assert least <= missed(share) <= most
+
+
+def paid(before: Lookback, after: Lookback, forecast: Forecast, margin: float) -> float:
+    """Return what a forecast was charged for the one bucket between two pasts."""
+    track, place = FORECASTS.index(forecast), MARGINS.index(margin)
+    return after.tracks[track].costs[place] - KEPT * before.tracks[track].costs[place]
+
+
+def test_until_a_start_has_passed_a_forecast_pays_for_what_its_new_replicas_do_not_serve() -> None:
+    """A minute after a step it asks for nine replicas for seven of load, but five serve: everybody is late."""
+    before = live([7.0] * 6, lookback=live(hours(1, steady)))
+    after = live([7.0], lookback=before)
+
+    assert paid(before, after, Forecast(1, 1), 1.25) == pytest.approx(9 * 10 + 30 * 7 * 10 * missed(1.4), rel=0.001)
+
+
+def test_each_replica_added_costs_half_a_start_besides() -> None:
+    """From four to seven: seven for 10 s, and three times half of 120 s; no load, so nothing is missed."""
+    before = live([7.0], lookback=live(hours(1, steady)))
+    after = live([0.0], lookback=before)
+
+    assert paid(before, after, Forecast(1, 1), 1.0) == pytest.approx(7 * 10 + 3 * 60)
