@@ -128,8 +128,8 @@ def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -
         keep_highest=True,
     )
     steps = (Step(StepName.REPLICAS, current, Limit.METRICS), Step(StepName.STABILIZE, current))
-    measured = replace(memory.measured, saturated_since=None)
-    return replace(memory, highest=highest, queue=(), measured=measured), current, steps
+    measured = memory.measured._replace(saturated_since=None)
+    return memory._replace(highest=highest, queue=(), measured=measured), current, steps
 
 
 def _recommend(
@@ -159,6 +159,7 @@ def _recommend(
         memory.pace,
         samples,
         finished_requests=finished.value * elapsed_seconds if finished.known == seen.ready else 0.0,
+        running_requests=seen.running_requests.value if seen.complete else memory.pace.running,
         elapsed_seconds=elapsed_seconds,
     )
     queue = remember_queue(memory.queue, seen, now=now)
@@ -169,29 +170,27 @@ def _recommend(
         prior_tokens_per_second=observed.prior_output_tokens_per_second,
         start_seconds=memory.start_seconds,
     )
+    growth = growth_per_second(queue)
     load = forecast(
         seen,
-        queue=queue,
+        queue_growth_per_second=growth,
         tokens_per_request=tokens_per_request,
         queue_tolerated=float(scaling.targets.queued_requests * seen.ready),
         start_seconds=supply.start_seconds,
     )
-    needed = need(
-        seen,
-        load,
-        supply,
-        load_in_replicas=load_in_replicas(
-            pace,
-            samples,
-            limit_seconds=scaling.targets.inter_token_milliseconds / 1000.0,
-            queue_growth_per_second=growth_per_second(
-                queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
-            ),
+    filled = load_in_replicas(
+        pace,
+        samples,
+        limit_seconds=scaling.targets.inter_token_milliseconds / 1000.0,
+        queue_growth_per_second=growth_per_second(
+            queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
         ),
     )
+    needed = need(seen, load, supply, load_in_replicas=None if filled is None else filled.replicas)
     lookback = memory.lookback
-    # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time.
-    full = needed.full_replicas if needed.by_latency is not None else None
+    # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time;
+    # and a load that rests on a guess would be remembered for a day.
+    full = needed.full_replicas if filled is not None and filled.known else None
     if full is not None and seen.complete:
         lookback = look_back(
             lookback,
@@ -209,7 +208,7 @@ def _recommend(
         planned=lookback.replicas if full is not None and scaling.targets.output_tokens_per_second is None else None,
         current=current,
         queued_per_replica=scaling.targets.queued_requests,
-        queue_falls=growth_per_second(queue) < 0,
+        queue_falls=growth < 0,
         tolerance=behavior.tolerance_percent / 100,
     )
     highest = damping.remember(
@@ -236,8 +235,7 @@ def _recommend(
         deciding_since=memory.since,
         now=now,
     )
-    memory = replace(
-        memory,
+    memory = memory._replace(
         highest=highest,
         lowest=lowest,
         queue=queue,
@@ -247,7 +245,7 @@ def _recommend(
         tokens_per_request=tokens_per_request,
     )
     steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
-    return memory, damped, steps, Facts(seen, supply, load, pace, needed, lookback, wanted)
+    return memory, damped, steps, Facts(seen, supply, load, filled, needed, lookback, wanted)
 
 
 def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:
@@ -298,8 +296,7 @@ def _close(draft: _Draft, granted: int | None, now: float) -> tuple[Decision, Sc
         facts=draft.facts,
     )
     change = desired - draft.current
-    memory = replace(
-        memory,
+    memory = memory._replace(
         desired=desired,
         last_decided_at=now,
         last_scaled_at=now if change else memory.last_scaled_at,
@@ -406,8 +403,7 @@ def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
     )
     # A pod that is gone may go from the set; one that lost readiness stays, for its start is counted.
     alive = memory.ready_pods & {pod.uid for pod in pods}
-    return replace(
-        memory,
+    return memory._replace(
         start_seconds=(*memory.start_seconds, *(seconds for _, _, seconds in new))[-START_SAMPLES:],
         ready_pods=frozenset(alive | ready.keys()),
     )

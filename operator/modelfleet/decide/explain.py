@@ -118,7 +118,7 @@ def status(
     verdicts = judge(observed, decision)
     total, ready = _counts(observed)
     at = datetime.fromtimestamp(int(now), UTC)
-    measured, constant = memory.measured, memory.pace.constant_seconds
+    measured = memory.measured
     known = measured.tokens_per_second is not None and measured.measured_seconds >= MIN_MEASURED_SECONDS
     return ModelDeploymentStatus(
         observed_generation=observed.generation,
@@ -135,13 +135,7 @@ def status(
         output_tokens_per_second_per_replica=round(measured.tokens_per_second)
         if known and measured.tokens_per_second is not None
         else None,
-        learned=LearnedStatus(
-            idle_inter_token_microseconds=round(constant * 1e6),
-            forecast=memory.lookback.forecast.name,
-            margin_percent=round(100 * memory.lookback.margin),
-        )
-        if constant is not None
-        else None,
+        learned=_learned(decision, memory) or (previous.learned if previous else None),
         decision=DecisionStatus(
             decided_at=at,
             signals=_signals(decision, now),
@@ -481,14 +475,24 @@ def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:
     )
 
 
-def _pace(facts: Facts) -> tuple[SignalStatus, ...]:
-    constant, full = facts.pace.constant_seconds, facts.need.full_replicas
-    if constant is None or full is None:
-        return ()
-    return (
-        SignalStatus(name="loadInReplicas", value=f"{full:.2f}"),
-        SignalStatus(name="idleInterTokenMilliseconds", value=f"{constant * 1000:.1f}"),
+def _learned(decision: Decision, memory: Memory) -> LearnedStatus | None:
+    if isinstance(decision.facts, Missing) or decision.facts.pace is None or not decision.facts.pace.known:
+        return None
+    return LearnedStatus(
+        idle_inter_token_microseconds=round(decision.facts.pace.constant_seconds * 1e6),
+        forecast=memory.lookback.forecast.name,
+        margin_percent=round(100 * memory.lookback.margin),
     )
+
+
+def _pace(facts: Facts) -> tuple[SignalStatus, ...]:
+    pace, full = facts.pace, facts.need.full_replicas
+    if pace is None or full is None:
+        return ()
+    load = SignalStatus(name="loadInReplicas", value=f"{full:.2f}")
+    if not pace.known:
+        return (load,)
+    return (load, SignalStatus(name="idleInterTokenMilliseconds", value=f"{pace.constant_seconds * 1000:.1f}"))
 
 
 _SOURCES = {

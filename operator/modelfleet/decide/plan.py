@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
@@ -11,7 +12,7 @@ from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
 from modelfleet.decide.history import Memory
 from modelfleet.decide.lookback import Lookback
-from modelfleet.decide.pace import Pace
+from modelfleet.decide.pace import Filled
 from modelfleet.decide.replicas import Need, Wanted
 from modelfleet.decide.snapshot import Missing
 
@@ -27,8 +28,7 @@ class StepName(StrEnum):
     MODE = "mode"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """The replica count after one step, and what bound it there."""
 
     name: StepName
@@ -36,14 +36,13 @@ class Step:
     limited_by: Limit = Limit.NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
+class Facts(NamedTuple):
     """What the recommendation was computed from."""
 
     demand: Demand
     capacity: Capacity
     load: Load
-    pace: Pace
+    pace: Filled | None
     need: Need
     lookback: Lookback
     wanted: Wanted

@@ -19,11 +19,11 @@ The first three say what is needed now, the queue aside. What will be needed whe
 is ready is the lookback's to say, once it has seen a minute (lookback.py).
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from math import ceil, inf
+from typing import NamedTuple
 
-from modelfleet.decide.capacity import TARGET_UTILIZATION, Capacity
+from modelfleet.decide.capacity import TARGET_UTILIZATION, Capacity, CapacitySource
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
 from modelfleet.decide.lookback import ROUNDING
@@ -49,8 +49,7 @@ class Measure(Enum):
     PARTIAL = "partial signals"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """The raw count and the facts behind it.
 
     Attributes:
@@ -74,28 +73,34 @@ class Wanted:
     within_tolerance: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(NamedTuple):
     """What the load of this moment needs, the queue aside, in replicas used to the target.
 
     Attributes:
         by_latency: From the time between tokens; None until a token came.
         by_tokens: load / target; None when the target is unknown.
         by_running: running / target of one replica; None until a replica was seen full.
+        spec_target: Whether the target in tokens is the spec's, not a measurement.
     """
 
     by_latency: float | None
     by_tokens: float | None
     by_running: float | None
+    spec_target: bool = False
+
+    @property
+    def paced(self) -> bool:
+        """Whether the pace says it all: steps grow long before the batch is full.
+
+        Throughput seen while requests waited is no capacity then: the prompts decide it. Where the batch fills
+        first, its places and tokens say it.
+        """
+        return self.by_latency is not None and self.by_latency >= (self.by_running or 0.0)
 
     @property
     def full_replicas(self) -> float | None:
-        """The load in replicas used to the full, by the measure that fits; None when all are unknown.
-
-        Where steps grow long before the batch is full, the pace says it all, and throughput seen while requests
-        waited is no capacity: the prompts decide it. Where the batch fills first, its places and tokens say it.
-        """
-        if self.by_latency is not None and self.by_latency >= (self.by_running or 0.0):
+        """The load in replicas used to the full, by the measure that fits; None when all are unknown."""
+        if self.paced and self.by_latency is not None:
             return self.by_latency * TARGET_UTILIZATION
         known = [each for each in (self.by_tokens, self.by_running) if each is not None]
         return max(known) * TARGET_UTILIZATION if known else None
@@ -115,6 +120,7 @@ def need(demand: Demand, load: Load, capacity: Capacity, *, load_in_replicas: fl
         by_latency=None if load_in_replicas is None else load_in_replicas / TARGET_UTILIZATION,
         by_tokens=load.tokens_per_second / target if target else None,
         by_running=demand.running_requests.value / room if room else None,
+        spec_target=capacity.source is CapacitySource.SPEC,
     )
 
 
@@ -146,8 +152,9 @@ def replicas(
     help_cap = float(current) if queue_falls else inf
     by_queue = min(demand.queued_requests.value / queued_per_replica, float(queue_cap), help_cap)
     by_running = None if need.by_running is None else min(need.by_running, help_cap)
+    by_tokens = need.by_tokens if need.spec_target or not need.paced else None
     now = (
-        (need.by_tokens or 0.0, Measure.TOKENS),
+        (by_tokens or 0.0, Measure.TOKENS),
         (need.by_latency or 0.0, Measure.LATENCY),
         (by_running or 0.0, Measure.RUNNING),
     )
