@@ -79,6 +79,20 @@ def test_pods_that_serve_nobody_carry_nothing() -> None:
     assert load_in_replicas(KNOWN, *pods) == 0.0
 
 
+def test_a_pod_with_tokens_and_no_pace_makes_the_load_a_lower_bound() -> None:
+    """Whose pace is lost is named; where nobody tells it the load by pace is unknown, and never zero."""
+    told, lost = busy("pod-0", pace=0.050).build(), busy("pod-1", pace=0.050).lost("inter_token")
+    filled = pacing.load_in_replicas(
+        KNOWN, sample(told, lost.build()), limit_seconds=LIMIT, queue_growth_per_second=0.0
+    )
+
+    assert filled is not None
+    assert filled.replicas == pytest.approx(1.0)
+    assert filled.missing == "pod-1: tokens, but no time between them"
+    assert not sample(told, lost.aged(5).build()).missing
+    assert load_in_replicas(KNOWN, lost.build()) is None
+
+
 def test_a_growing_queue_is_load_that_arrives() -> None:
     """Each request is 0.1 replica-seconds of work: four more a second are 0.4 of work, half a replica."""
     pace = KNOWN._replace(busy_seconds=50.0, requests=500.0)

@@ -191,7 +191,8 @@ def _recommend(
     # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time;
     # and a load that rests on a guess would be remembered for a day.
     full = needed.full_replicas if filled is not None and filled.known else None
-    if full is not None and seen.complete:
+    complete = seen.complete and (filled is None or not filled.missing)
+    if full is not None and complete:
         lookback = look_back(
             lookback,
             min(full, MOST_REPLICAS),
@@ -204,6 +205,7 @@ def _recommend(
     wanted = replicas(
         seen,
         needed,
+        complete=complete,
         # Who sets the target of a replica has chosen the margin too.
         planned=lookback.replicas if full is not None and scaling.targets.output_tokens_per_second is None else None,
         current=current,
@@ -245,7 +247,7 @@ def _recommend(
         tokens_per_request=tokens_per_request,
     )
     steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
-    return memory, damped, steps, Facts(seen, supply, load, filled, needed, lookback, wanted)
+    return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted)
 
 
 def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:

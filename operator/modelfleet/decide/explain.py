@@ -178,7 +178,7 @@ def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
     if wanted.measure is Measure.CAPACITY_UNKNOWN:
         return "what one replica sustains is unknown, and it is not idle"
     if wanted.measure is Measure.PARTIAL:
-        return f"some signals are missing ({demand.missing or 'new pods have not reported yet'})"
+        return f"some signals are missing ({facts.missing or 'new pods have not reported yet'})"
     if wanted.measure is Measure.RUNNING and capacity.target_running_requests is not None:
         return (
             f"running {demand.running_requests.value:.0f} {sign} "
@@ -338,7 +338,7 @@ def _scaling(observed: Observed, decision: Decision) -> Verdict:
         )
     if isinstance(decision.facts, Missing):
         return no(Reason.HELD, "replicas are held while the load is unknown; bounds still apply")
-    if not decision.facts.demand.complete:
+    if not decision.facts.complete:
         return Verdict(
             ConditionType.SCALING,
             "True",
@@ -350,7 +350,7 @@ def _scaling(observed: Observed, decision: Decision) -> Verdict:
 
 def _fresh(decision: Decision) -> Verdict:
     facts = decision.facts
-    missing = facts.why if isinstance(facts, Missing) else facts.demand.missing
+    missing = facts.why if isinstance(facts, Missing) else facts.missing
     if isinstance(facts, Missing) and not facts.fault:
         return Verdict(ConditionType.METRICS_FRESH, "Unknown", Reason.NO_READY_PODS, _clip(missing, 1024))
     if missing:

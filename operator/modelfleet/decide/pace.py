@@ -11,6 +11,7 @@ is the load in replicas: exactly 1 where s = T, whatever c is.
 from collections.abc import Sequence
 from typing import NamedTuple
 
+from modelfleet.decide.demand import FIRST_SIGNALS_SECONDS
 from modelfleet.decide.snapshot import Pod, Signal
 
 LEAST_USABLE = 0.2
@@ -141,11 +142,14 @@ class Samples(NamedTuple):
         busy: How many of them were at work, on average.
         steps_per_second: Their steps.
         telling: Of each with tokens enough: tokens a second, and seconds between the tokens of a sequence.
+        missing: Which pod generates tokens and does not tell their pace; empty when there is none, or when the first
+            of them became ready less than FIRST_SIGNALS_SECONDS ago.
     """
 
     busy: float
     steps_per_second: float
     telling: tuple[tuple[float, float], ...]
+    missing: str
 
     def work(self, constant_seconds: float) -> float:
         """Return the work that they do, in replicas: what steps take beyond their constants."""
@@ -157,11 +161,14 @@ def sample(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Samp
     oldest = now - max_age_seconds
     busy = steps = 0.0
     telling = []
+    missing = ""
     for pod in pods:
         if pod.ready_at is None or pod.terminating:
             continue
         pace, tokens = pod.signals.inter_token_seconds, pod.signals.output_tokens_per_second
-        if type(pace) is Signal and type(tokens) is Signal and pace.sampled_at >= oldest and pace.value > 0.0:
+        if type(tokens) is not Signal or tokens.sampled_at < oldest:
+            continue
+        if type(pace) is Signal and pace.sampled_at >= oldest and pace.value > 0.0:
             seconds, rate = pace.value, tokens.value
             batch = rate * seconds
             # One with less than a sequence on average rests in between.
@@ -170,7 +177,13 @@ def sample(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Samp
             steps += share / seconds
             if rate >= LEAST_TOKENS_PER_SECOND:
                 telling.append((rate, seconds))
-    return Samples(busy, steps, tuple(telling))
+        elif not missing and tokens.value >= LEAST_TOKENS_PER_SECOND:
+            missing = f"{pod.name}: tokens, but no time between them" if _settled(pod, now) else ""
+    return Samples(busy, steps, tuple(telling), missing)
+
+
+def _settled(pod: Pod, now: float) -> bool:
+    return pod.ready_at is not None and now - pod.ready_at >= FIRST_SIGNALS_SECONDS
 
 
 def learn_pace(
@@ -225,28 +238,31 @@ class Filled(NamedTuple):
         replicas: How many, filled as far as the limit lets them, the load needs.
         constant_seconds: Time between tokens of a replica with next to no work.
         known: Whether that was seen; else it is a guess.
+        missing: Which pod did not tell, so that the load is a lower bound; empty when all did.
     """
 
     replicas: float
     constant_seconds: float
     known: bool
+    missing: str = ""
 
 
 def load_in_replicas(
     pace: Pace, samples: Samples, *, limit_seconds: float, queue_growth_per_second: float
 ) -> Filled | None:
-    """Return the load in replicas; None until a token came.
+    """Return the load in replicas; None until a token came, and while tokens come whose pace no pod tells.
 
     Args:
         pace: What was learned.
-        samples: Of the serving pods: a lower bound where a pod says nothing.
+        samples: Of the serving pods: a lower bound where one is missing.
         limit_seconds: Longest time between tokens that is wanted, > 0.
         queue_growth_per_second: Requests that arrive beyond what is served; negative while the queue shrinks.
     """
     seen = pace.constant_seconds(limit_seconds)
-    if seen is None:
+    if seen is None or (samples.missing and not samples.telling):
         return None
     # Work and room for it by the same constant: a replica at the limit is one replica of load whatever it is.
     constant = min((1.0 - LEAST_USABLE) * limit_seconds, max((1.0 - MOST_USABLE) * limit_seconds, seen))
     arriving = samples.work(constant) + queue_growth_per_second * pace.work_per_request(constant)
-    return Filled(max(0.0, arriving) / (1.0 - constant / limit_seconds), seen, pace.known(limit_seconds))
+    replicas = max(0.0, arriving) / (1.0 - constant / limit_seconds)
+    return Filled(replicas, seen, pace.known(limit_seconds), samples.missing)

@@ -37,15 +37,25 @@ class Step(NamedTuple):
 
 
 class Facts(NamedTuple):
-    """What the recommendation was computed from."""
+    """What the recommendation was computed from.
+
+    Attributes:
+        complete: Whether every ready pod told all of it; else the sums are lower bounds and nothing shrinks.
+    """
 
     demand: Demand
+    complete: bool
     capacity: Capacity
     load: Load
     pace: Filled | None
     need: Need
     lookback: Lookback
     wanted: Wanted
+
+    @property
+    def missing(self) -> str:
+        """Why a pod that should report does not; empty when all do."""
+        return self.demand.missing or (self.pace.missing if self.pace else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

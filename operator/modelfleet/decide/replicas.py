@@ -128,6 +128,7 @@ def replicas(
     demand: Demand,
     need: Need,
     *,
+    complete: bool,
     planned: float | None,
     current: int,
     queued_per_replica: int,
@@ -139,6 +140,7 @@ def replicas(
     Args:
         demand: The load as seen.
         need: What it needs now, the queue aside.
+        complete: Whether every ready pod told all that the need was computed from; else it is a lower bound.
         planned: What the lookback asks for, in replicas; None where it does not decide.
         current: Replicas asked for, starting ones included: they are supply on its way.
         queued_per_replica: Waiting requests tolerated per replica.
@@ -165,13 +167,13 @@ def replicas(
     def wanted(count: int, why: Measure, *, within_tolerance: bool = False) -> Wanted:
         return Wanted(count, need.by_latency, need.by_tokens, by_running, by_queue, why, planned, within_tolerance)
 
-    idle = demand.complete and demand.queued_requests.value == 0 and demand.running_requests.value == 0
+    idle = complete and demand.queued_requests.value == 0 and demand.running_requests.value == 0
     if need.full_replicas is None and not idle and by_queue <= current:
         return wanted(current, Measure.CAPACITY_UNKNOWN)
     if current > 0 and _within(exact, current, tolerance=tolerance, planned=planned is not None):
         return wanted(current, measure, within_tolerance=True)
     count = ceil(min(exact, MOST_REPLICAS))
-    if count < current and not demand.complete:
+    if count < current and not complete:
         return wanted(current, Measure.PARTIAL)
     if count < current and demand.queued_requests.value > queued_per_replica * demand.ready:
         return wanted(current, Measure.QUEUE_HOLDS)
