@@ -5,11 +5,11 @@ from dataclasses import replace
 import pytest
 
 from modelfleet.decide import pace as pacing
-from modelfleet.decide.pace import NO_PACE, Pace, Samples
+from modelfleet.decide.pace import LEARN_SECONDS, NO_PACE, Pace, Samples
 from modelfleet.decide.snapshot import Pod
 from tests.builders import MAX_AGE_SECONDS, NOW, PodBuilder, ready
 
-KNOWN = Pace(idle_seconds=0.010)
+KNOWN = Pace.resumed(0.010)
 LIMIT = 0.050
 
 
@@ -54,7 +54,7 @@ def test_load_in_replicas(paces: tuple[float, ...], want: float) -> None:
 def test_at_the_limit_the_load_is_one_whatever_was_learned(constant: float) -> None:
     """An error in the constant moves no replica where it matters."""
     pods = (busy("pod-0", pace=0.050).build(),)
-    found = load_in_replicas(Pace(idle_seconds=constant), *pods)
+    found = load_in_replicas(Pace.resumed(constant), *pods)
 
     assert found == pytest.approx(1.0)
 
@@ -121,12 +121,14 @@ def test_while_every_step_is_longer_than_the_limit_the_constant_is_a_guess() -> 
     """A replica that was overloaded from its first request shows no constant: 0.4 of the limit stands in."""
     pods = (busy("pod-0", pace=0.200).build(),)
     overloaded = learn_pace(NO_PACE, *pods)
-    relieved = learn(overloaded, 0.040)
+    relieved = overloaded
+    for _ in range(6):
+        relieved = learn(relieved, 0.040)
 
-    assert not overloaded.known(LIMIT)
-    assert overloaded.constant_seconds(LIMIT) == pytest.approx(0.020)
+    assert not overloaded.known
+    assert overloaded.constant_seconds == pytest.approx(0.020)
     assert load_in_replicas(overloaded, *pods) == pytest.approx((1 - 0.020 / 0.200) / 0.6)
-    assert relieved.known(0.200)
+    assert relieved.known
 
 
 def test_a_replica_that_once_was_idle_is_known_in_overload() -> None:
@@ -135,8 +137,8 @@ def test_a_replica_that_once_was_idle_is_known_in_overload() -> None:
     for _ in range(100):
         pace = learn(pace, 0.200)
 
-    assert pace.known(LIMIT)
-    assert pace.constant_seconds(LIMIT) == pytest.approx(0.010)
+    assert pace.known
+    assert pace.constant_seconds == pytest.approx(0.010)
 
 
 def test_an_idle_replica_shows_the_constant_at_once_and_a_busy_day_does_not_hide_it() -> None:
@@ -146,22 +148,22 @@ def test_an_idle_replica_shows_the_constant_at_once_and_a_busy_day_does_not_hide
     for _ in range(20):
         idler = learn(idler, 0.010, tokens=50)
     hour, days = idler, idler
-    for _ in range(3600):
-        hour = learn(hour, 0.050, tokens=30)
+    for _ in range(720):
+        hour = learn(hour, 0.030, tokens=667)
     for _ in range(4 * 24):
         days = learn(days, 0.050, tokens=30, elapsed=3600.0)
 
-    assert first.constant_seconds(LIMIT) == 0.030
-    assert idler.constant_seconds(LIMIT) == pytest.approx(0.010, abs=0.001)
-    assert 0.005 < hour.constant_seconds(LIMIT) < 0.013
-    assert days.constant_seconds(LIMIT) == pytest.approx(0.050, abs=0.002)
+    assert first.constant_seconds == 0.030
+    assert idler.constant_seconds == pytest.approx(0.010, abs=0.001)
+    assert hour.constant_seconds == pytest.approx(0.010, abs=0.002)
+    assert days.constant_seconds == pytest.approx(0.050, abs=0.002)
 
 
 def test_the_constant_is_the_idlest_replicas() -> None:
     """One that idles among busy ones shows it."""
     pods = (busy("pod-0", pace=0.080).build(), busy("pod-1", pace=0.012, tokens=80).build())
 
-    assert learn_pace(NO_PACE, *pods).constant_seconds(LIMIT) == 0.012
+    assert learn_pace(NO_PACE, *pods).constant_seconds == 0.012
 
 
 def test_where_no_replica_was_ever_idle_the_line_shows_it() -> None:
@@ -173,7 +175,7 @@ def test_where_no_replica_was_ever_idle_the_line_shows_it() -> None:
         pace = learn(pace, seconds, tokens=batch / seconds)
 
     assert pace.idle_seconds is None
-    assert pace.constant_seconds(LIMIT) == pytest.approx(0.020, rel=0.02)
+    assert pace.constant_seconds == pytest.approx(0.020, rel=0.02)
 
 
 def test_an_overload_does_not_bend_the_line() -> None:
@@ -184,7 +186,7 @@ def test_an_overload_does_not_bend_the_line() -> None:
         seconds = (0.020 + 0.0005 * batch) * (1 if number % 10 else 1.5)
         pace = learn(pace, seconds, tokens=batch / seconds)
 
-    assert pace.constant_seconds(LIMIT) == pytest.approx(0.020, rel=0.2)
+    assert pace.constant_seconds == pytest.approx(0.020, rel=0.2)
 
 
 def test_a_load_that_never_changes_shows_no_line_and_is_not_taken_for_idle() -> None:
@@ -194,8 +196,16 @@ def test_a_load_that_never_changes_shows_no_line_and_is_not_taken_for_idle() -> 
         pace = learn(pace, 0.040, tokens=1000)
     pods = (busy("pod-0", pace=0.040).build(),)
 
-    assert pace.constant_seconds(LIMIT) == pytest.approx(0.020)
+    assert pace.constant_seconds == pytest.approx(0.020)
     assert load_in_replicas(pace, *pods) == pytest.approx(0.5 / 0.6)
+
+
+def test_a_rate_window_teaches_once() -> None:
+    """What is told again a second later is the same window."""
+    pace = learn(KNOWN, 0.020)
+
+    assert learn(pace, 0.040, elapsed=1.0) == pace
+    assert learn(pace, 0.040, elapsed=LEARN_SECONDS) != pace
 
 
 def test_a_handful_of_tokens_shows_no_pace() -> None:
@@ -220,7 +230,7 @@ def test_long_requests_that_have_not_finished_do_not_swing_it() -> None:
     for _ in range(250):
         pace = learn(pace, 0.020)
     before = pace.work_per_request(0.010)
-    for _ in range(20):
+    for _ in range(4):
         pace = learn(pace, 0.050, finished=0.0)
 
     assert before < pace.work_per_request(0.010) < 1.25 * before
@@ -228,8 +238,8 @@ def test_long_requests_that_have_not_finished_do_not_swing_it() -> None:
 
 def test_the_first_minute_of_a_burst_is_work_for_requests_under_way() -> None:
     """A replica that filled its batch with 20 requests and finished 2 worked for 12 of them, half of 20 and 2."""
-    pace = KNOWN
-    for under_way in range(1, 21):
+    pace = learn(KNOWN, 0.020, finished=0.0)
+    for under_way in (5, 10, 15, 20):
         pace = learn(pace, 0.020, finished=0.1, running=float(under_way))
 
     assert pace.work_per_request(0.010) == pytest.approx(20 * 0.5 / 12, rel=0.02)
@@ -241,7 +251,7 @@ def learn(
     *,
     finished: float = 2.0,
     tokens: float = 1000.0,
-    elapsed: float = 1.0,
+    elapsed: float = LEARN_SECONDS,
     running: float = 0.0,
 ) -> Pace:
     """Learn from an interval of one replica at a pace."""
@@ -249,12 +259,15 @@ def learn(
     return learn_pace(pace, *pods, finished=finished, elapsed=elapsed, running=running)
 
 
-def learn_pace(pace: Pace, *pods: Pod, finished: float = 0.0, elapsed: float = 1.0, running: float = 0.0) -> Pace:
+def learn_pace(
+    pace: Pace, *pods: Pod, finished: float = 0.0, elapsed: float = LEARN_SECONDS, running: float = 0.0
+) -> Pace:
     """Learn from an interval of some pods."""
     return pacing.learn_pace(
         pace,
         sample(*pods),
-        finished_requests=finished * elapsed,
+        finished_per_second=finished,
         running_requests=running,
-        elapsed_seconds=elapsed,
+        limit_seconds=LIMIT,
+        now=(pace.learned_at or 0.0) + elapsed,
     )

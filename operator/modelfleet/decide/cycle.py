@@ -155,12 +155,14 @@ def _recommend(
     )
     samples = sample(observed.pods, now=now, max_age_seconds=max_age_seconds)
     finished = seen.finished_requests_per_second
+    limit_seconds = scaling.targets.inter_token_milliseconds / 1000.0
     pace = learn_pace(
         memory.pace,
         samples,
-        finished_requests=finished.value * elapsed_seconds if finished.known == seen.ready else 0.0,
+        finished_per_second=finished.value if finished.known == seen.ready else 0.0,
         running_requests=seen.running_requests.value if seen.complete else memory.pace.running,
-        elapsed_seconds=elapsed_seconds,
+        limit_seconds=limit_seconds,
+        now=now,
     )
     queue = remember_queue(memory.queue, seen, now=now)
     tokens_per_request = learn_tokens_per_request(memory.tokens_per_request, seen)
@@ -181,7 +183,7 @@ def _recommend(
     filled = load_in_replicas(
         pace,
         samples,
-        limit_seconds=scaling.targets.inter_token_milliseconds / 1000.0,
+        limit_seconds=limit_seconds,
         queue_growth_per_second=growth_per_second(
             queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
         ),
@@ -367,7 +369,7 @@ def _first_memory(observed: Observed, now: float) -> Memory:
         uid=observed.uid,
         since=now,
         measured=measured,
-        pace=Pace(idle_seconds=learned.idle_inter_token_seconds) if learned else NO_PACE,
+        pace=Pace.resumed(learned.idle_inter_token_seconds) if learned else NO_PACE,
         lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else NO_PAST,
     )
 

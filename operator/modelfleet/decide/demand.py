@@ -1,7 +1,6 @@
 """Step 1, demand: the signals of the ready pods become one load. Unknown is not zero."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from modelfleet.decide.snapshot import Missing, Pod, Reading, Signal
@@ -27,8 +26,7 @@ class Total(NamedTuple):
     missing: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """The load on one deployment now.
 
     Attributes:

@@ -75,14 +75,12 @@ def growth_per_second(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> 
         since: Earlier samples do not count: what is added to a rate must be of the same time, or what was waiting
             a moment ago and is served now counts twice.
     """
-    if queue and queue[0].at < since:
-        queue = tuple(sample for sample in queue if sample.at >= since)
-    if len(queue) < 2:
+    first = next((sample for sample in queue if sample.at >= since), None)
+    if first is None:
         return 0.0
-    span = queue[-1].at - queue[0].at
-    if span < MIN_GROWTH_SPAN_SECONDS:
-        return 0.0
-    return (queue[-1].queued_requests - queue[0].queued_requests) / span
+    last = queue[-1]
+    span = last.at - first.at
+    return (last.queued_requests - first.queued_requests) / span if span >= MIN_GROWTH_SPAN_SECONDS else 0.0
 
 
 def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float) -> tuple[QueueSample, ...]:

@@ -21,7 +21,9 @@ MOST_USABLE = 0.95
 PRIOR_USABLE = 0.6
 """While every step seen was longer than the limit, the constant may be anything below: then this much may be filled.
 Published models leave 0.4 to 0.85 of 50 ms (simulate/calibration.py)."""
-FALL = 0.2
+LEARN_SECONDS = 5.0
+"""Rates are means over a window of this or more: samples closer than it tell the same twice."""
+FALL = 0.5
 """Weight of a sample below the least pace: an idler replica than ever was seen."""
 RISE_SECONDS = 86_400.0
 """Time constant by which the least pace follows samples above it: a new model or GPU, not a busy day."""
@@ -32,7 +34,7 @@ LEAST_CONSTANT = 0.5
 makes the load look larger, a high one smaller."""
 FIT_SECONDS = 7200.0
 """Samples of the last two hours tell how the pace grows with the batch."""
-LEAST_SAMPLES = 60.0
+LEAST_SAMPLES = 12.0
 LEAST_SPREAD = 0.1
 """Batches that differ by less than this share of their mean show no line."""
 LEAST_TOKENS_PER_SECOND = 2.0
@@ -66,11 +68,13 @@ class Line(NamedTuple):
         tokens_tokens *= kept
         for rate, seconds in telling:
             a_second = 1.0 / seconds
+            # Less than a sequence on average is one at a time, with rests.
+            busy_rate = max(rate, a_second)
             steps += a_second
-            tokens += rate
+            tokens += busy_rate
             steps_steps += a_second * a_second
-            steps_tokens += a_second * rate
-            tokens_tokens += rate * rate
+            steps_tokens += a_second * busy_rate
+            tokens_tokens += busy_rate * busy_rate
         return Line(samples * kept + len(telling), steps, tokens, steps_steps, steps_tokens, tokens_tokens)
 
     def constant_seconds(self) -> float | None:
@@ -97,6 +101,9 @@ class Pace(NamedTuple):
         steps: Steps of that time.
         requests: How many requests they were; one that is under way counts half.
         running: Requests under way when last seen.
+        learned_at: When it was last learned from; None before.
+        constant_seconds: c, the time between tokens of a replica with next to no work; None until tokens came.
+        known: Whether steps short enough were seen to say what it is, in the light of the limit; else it is a guess.
     """
 
     idle_seconds: float | None = None
@@ -106,23 +113,14 @@ class Pace(NamedTuple):
     steps: float = 0.0
     requests: float = 0.0
     running: float = 0.0
+    learned_at: float | None = None
+    constant_seconds: float | None = None
+    known: bool = False
 
-    def known(self, limit_seconds: float) -> bool:
-        """Whether steps short enough were seen to say what their constant is, in the light of a limit."""
-        return self.idle_seconds is not None or (self.least_seconds is not None and self.least_seconds <= limit_seconds)
-
-    def constant_seconds(self, limit_seconds: float) -> float | None:
-        """Return c, the time between tokens of a replica with next to no work; None until tokens came."""
-        idle, least = self.idle_seconds, self.least_seconds
-        if least is None:
-            return idle
-        if not self.known(limit_seconds):
-            return min(LEAST_CONSTANT * least, (1.0 - PRIOR_USABLE) * limit_seconds)
-        most = least if idle is None else min(idle, least)
-        line = self.line.constant_seconds()
-        if line is not None:
-            return min(most, max(LEAST_CONSTANT * least, line))
-        return LEAST_CONSTANT * least if idle is None else most
+    @classmethod
+    def resumed(cls, idle_seconds: float) -> "Pace":
+        """Return what is known when an earlier process saw this constant."""
+        return cls(idle_seconds=idle_seconds, constant_seconds=idle_seconds, known=True)
 
     def work_per_request(self, constant_seconds: float) -> float:
         """Return the replica-seconds of work of an average request; 0 until some finished."""
@@ -187,9 +185,15 @@ def _settled(pod: Pod, now: float) -> bool:
 
 
 def learn_pace(
-    pace: Pace, samples: Samples, *, finished_requests: float, running_requests: float, elapsed_seconds: float
+    pace: Pace,
+    samples: Samples,
+    *,
+    finished_per_second: float,
+    running_requests: float,
+    limit_seconds: float,
+    now: float,
 ) -> Pace:
-    """Fold one interval in.
+    """Fold in what happened since it was last done, once a rate window.
 
     The work of a request is taken from all work and all requests it was for: those that finished, and half of
     each that is under way, or the first minute of a burst would make every request look like three.
@@ -197,11 +201,15 @@ def learn_pace(
     Args:
         pace: What was learned.
         samples: Of the serving pods.
-        finished_requests: How many requests finished in the interval.
-        running_requests: How many are under way at its end.
-        elapsed_seconds: Its length.
+        finished_per_second: Requests that finish.
+        running_requests: How many are under way.
+        limit_seconds: Longest time between tokens that is wanted, > 0.
+        now: Seconds since the epoch.
     """
-    idle, least, line, busy, steps, requests, running = pace
+    idle, least, line, busy, steps, requests, running, learned_at, _, _ = pace
+    elapsed_seconds = 0.0 if learned_at is None else max(0.0, now - learned_at)
+    if learned_at is not None and elapsed_seconds < LEARN_SECONDS:
+        return pace
     telling = samples.telling
     if telling:
         idle = _least(idle, [seconds for rate, seconds in telling if rate * seconds <= IDLE_SEQUENCES], elapsed_seconds)
@@ -209,8 +217,9 @@ def learn_pace(
         line = line.with_samples(telling, kept=max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS))
     elif least is None:
         return pace
-    done = max(0.0, finished_requests + (running_requests - running) / 2.0)
+    done = max(0.0, finished_per_second * elapsed_seconds + (running_requests - running) / 2.0)
     kept = max(0.0, 1.0 - done / REQUESTS_REMEMBERED)
+    known = idle is not None or (least is not None and least <= limit_seconds)
     return Pace(
         idle,
         least,
@@ -219,7 +228,24 @@ def learn_pace(
         steps * kept + samples.steps_per_second * elapsed_seconds,
         requests * kept + done,
         running_requests,
+        now,
+        _constant_seconds(idle, least, line) if known else _guess(least, limit_seconds),
+        known,
     )
+
+
+def _constant_seconds(idle: float | None, least: float | None, line: Line) -> float | None:
+    if least is None:
+        return idle
+    most = least if idle is None else min(idle, least)
+    fitted = line.constant_seconds()
+    if fitted is not None:
+        return min(most, max(LEAST_CONSTANT * least, fitted))
+    return LEAST_CONSTANT * least if idle is None else most
+
+
+def _guess(least: float | None, limit_seconds: float) -> float | None:
+    return None if least is None else min(LEAST_CONSTANT * least, (1.0 - PRIOR_USABLE) * limit_seconds)
 
 
 def _least(known: float | None, samples: list[float], elapsed_seconds: float) -> float | None:
@@ -236,8 +262,8 @@ class Filled(NamedTuple):
 
     Attributes:
         replicas: How many, filled as far as the limit lets them, the load needs.
-        constant_seconds: Time between tokens of a replica with next to no work.
-        known: Whether that was seen; else it is a guess.
+        constant_seconds: As in Pace.
+        known: As in Pace.
         missing: Which pod did not tell, so that the load is a lower bound; empty when all did.
     """
 
@@ -258,11 +284,11 @@ def load_in_replicas(
         limit_seconds: Longest time between tokens that is wanted, > 0.
         queue_growth_per_second: Requests that arrive beyond what is served; negative while the queue shrinks.
     """
-    seen = pace.constant_seconds(limit_seconds)
+    seen = pace.constant_seconds
     if seen is None or (samples.missing and not samples.telling):
         return None
     # Work and room for it by the same constant: a replica at the limit is one replica of load whatever it is.
     constant = min((1.0 - LEAST_USABLE) * limit_seconds, max((1.0 - MOST_USABLE) * limit_seconds, seen))
     arriving = samples.work(constant) + queue_growth_per_second * pace.work_per_request(constant)
     replicas = max(0.0, arriving) / (1.0 - constant / limit_seconds)
-    return Filled(replicas, seen, pace.known(limit_seconds), samples.missing)
+    return Filled(replicas, seen, pace.known, samples.missing)

@@ -155,14 +155,17 @@ def replicas(
     by_queue = min(demand.queued_requests.value / queued_per_replica, float(queue_cap), help_cap)
     by_running = None if need.by_running is None else min(need.by_running, help_cap)
     by_tokens = need.by_tokens if need.spec_target or not need.paced else None
-    now = (
-        (by_tokens or 0.0, Measure.TOKENS),
-        (need.by_latency or 0.0, Measure.LATENCY),
-        (by_running or 0.0, Measure.RUNNING),
-    )
-    exact, measure = max(
-        *(now if planned is None else ((planned, Measure.FORECAST),)), (by_queue, Measure.QUEUE), key=_first
-    )
+    exact, measure = (0.0, Measure.TOKENS) if planned is None else (planned, Measure.FORECAST)
+    if planned is None:
+        for each, its in (
+            (by_tokens, Measure.TOKENS),
+            (need.by_latency, Measure.LATENCY),
+            (by_running, Measure.RUNNING),
+        ):
+            if each is not None and each > exact:
+                exact, measure = each, its
+    if by_queue > exact:
+        exact, measure = by_queue, Measure.QUEUE
 
     def wanted(count: int, why: Measure, *, within_tolerance: bool = False) -> Wanted:
         return Wanted(count, need.by_latency, need.by_tokens, by_running, by_queue, why, planned, within_tolerance)
@@ -185,7 +188,3 @@ def _within(exact: float, current: int, *, tolerance: float, planned: bool) -> b
     if not planned:
         return abs(exact / current - 1.0) <= tolerance
     return current - 1.0 - HALF_REPLICA < exact <= current + ROUNDING
-
-
-def _first(pair: tuple[float, Measure]) -> float:
-    return pair[0]
