@@ -19,8 +19,9 @@ from rich.table import Table
 
 from modelfleet.simulate.arrivals import Arrival, Lengths
 from modelfleet.simulate.calibration import load_replica_model
-from modelfleet.simulate.frontier import Job, Point, Progress, pareto, play_jobs, points, sweep
+from modelfleet.simulate.frontier import Job, Point, pareto, play_jobs, points, sweep
 from modelfleet.simulate.policy import Circumstances, Setting
+from modelfleet.simulate.processes import Progress
 from modelfleet.simulate.registry import KINDS, ORACLE, OURS
 from modelfleet.simulate.rivals import static
 from modelfleet.simulate.shapes import Shape, shape_arrivals

@@ -35,7 +35,6 @@ from modelfleet.simulate.calibration import (
 from modelfleet.simulate.frontier import (
     Job,
     Outcome,
-    Progress,
     best_rival,
     equal_attainment,
     equal_cost,
@@ -47,6 +46,7 @@ from modelfleet.simulate.frontier import (
     what_if,
 )
 from modelfleet.simulate.policy import Circumstances, Kind, Setting
+from modelfleet.simulate.processes import Progress
 from modelfleet.simulate.registry import KINDS, OURS, UnknownPolicy, kind_named, targets
 from modelfleet.simulate.shapes import Shape
 from modelfleet.simulate.world import Start

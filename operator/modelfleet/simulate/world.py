@@ -157,13 +157,15 @@ class _Pod:
     """A pod: Pending while it has no node, starting while it has no replica.
 
     Attributes:
+        rank: Of its deployment.
+        number: In its deployment, by age.
         starts_seconds: From its GPUs to ready.
     """
 
-    __slots__ = ("created_at", "node", "number", "owner", "placed_at", "ready_at", "replica", "starts_seconds", "uid")
+    __slots__ = ("created_at", "node", "number", "placed_at", "rank", "ready_at", "replica", "starts_seconds", "uid")
 
-    def __init__(self, owner: "_Deployment", number: int, created_at: float, starts_seconds: float) -> None:
-        self.owner = owner
+    def __init__(self, rank: int, number: int, created_at: float, starts_seconds: float) -> None:
+        self.rank = rank
         self.number = number
         self.uid = f"pod-{number}"
         self.created_at = created_at
@@ -185,48 +187,45 @@ class _World:
         drain_seconds: float,
     ) -> None:
         ordered = sorted(members, key=lambda member: member.name)
-        self._deployments = {
-            member.name: _Deployment(member, rank, drain_seconds) for rank, member in enumerate(ordered)
-        }
-        self._seconds = max((each.seconds for each in self._deployments.values()), default=0.0)
+        self._ranked = tuple(_Deployment(member, rank, drain_seconds) for rank, member in enumerate(ordered))
+        self._by_name = {each.member.name: each for each in self._ranked}
+        self._seconds = max((each.seconds for each in self._ranked), default=0.0)
         self._pool = Pool(nodes)
         self._pending: list[_Pod] = []
         self._loops: list[tuple[FleetPolicy, tuple[_Deployment, ...]]] = (
-            [(_Alone(name, policies[name]), (each,)) for name, each in self._deployments.items()]
+            [(_Alone(name, policies[name]), (each,)) for name, each in self._by_name.items()]
             if isinstance(policies, Mapping)
-            else [(policies, tuple(self._deployments.values()))]
+            else [(policies, self._ranked)]
         )
         self._events: list[tuple[float, int, int, int, _Pod | None]] = []
         """Heap of times, what happens, to whose rank, to which of its pods: no two are equal before the pod."""
 
     def run(self, name: str) -> dict[str, Run]:
-        deployments = tuple(self._deployments.values())
+        deployments = self._ranked
         for each in deployments:
             self._pending += each.begin()
         self._place(0.0)
         self._schedule_loops()
-        coming = sorted(
-            (
-                (request.at_seconds, each.rank, request.number, request, each)
-                for each in deployments
-                for request in each.requests
-            ),
-            reverse=True,
-        )
-        ends, events = self._seconds + GRACE_SECONDS, self._events
+        # Two lists, for as many pairs would keep the garbage collector busy. Of the same moment the first by name comes
+        # first, then the first that arrived.
+        requests = [request for each in deployments for request in each.requests]
+        owners = [each for each in deployments for _ in each.requests]
+        order = sorted(range(len(requests)), key=lambda place: requests[place].at_seconds)
+        ends, coming, total, events = self._seconds + GRACE_SECONDS, 0, len(order), self._events
         while True:
             at, what, rank, _, pod = events[0]
-            while coming and coming[-1][0] <= at:
-                *_, request, its = coming.pop()
-                its.arrive(request)
+            while coming < total and requests[order[coming]].at_seconds <= at:
+                owners[order[coming]].arrive(requests[order[coming]])
+                coming += 1
             if what == _GONE:
                 heappop(events)
                 assert pod is not None  # noqa: S101 - only pods go
-                self._pool.give_back(pod.owner.member.accelerator, pod.node, pod.owner.gpus)
+                its = deployments[rank]
+                self._pool.give_back(its.member.accelerator, pod.node, its.gpus)
                 self._place(at)
                 continue
             # All of them are looked at, whichever is the first that is active: the order of names changes nothing.
-            if at > ends or (not coming and not sum([each.active(at) for each in deployments])):
+            if at > ends or (coming == total and not sum([each.active(at) for each in deployments])):
                 break
             heappop(events)
             self._happen(at, what, rank, pod)
@@ -254,15 +253,15 @@ class _World:
             policy, its = self._loops[rank]
             asked = policy.decide(at, {each.member.name: each.desired for each in its})
             for name, count in asked.items():
-                self._scale(self._deployments[name], at, count)
+                self._scale(self._by_name[name], at, count)
             self._place(at)
             heappush(self._events, (at + policy.period_seconds, _DECIDE, rank, 0, None))
         elif what == _MOMENT:
-            for each in self._deployments.values():
+            for each in self._ranked:
                 each.look_on(at)
             heappush(self._events, (at + max(LEAST_MOMENT_SECONDS, self._seconds / MOMENTS), _MOMENT, 0, 0, None))
         elif pod is not None:
-            pod.owner.become_ready(pod, at)
+            self._ranked[rank].become_ready(pod, at)
 
     def _scale(self, deployment: "_Deployment", now: float, asked: int) -> None:
         made, drained = deployment.scale(now, asked)
@@ -278,8 +277,8 @@ class _World:
         if not self._pending:
             return
         waiting, full = [], set()
-        for pod in sorted(self._pending, key=_first_in_line):
-            its = pod.owner
+        for pod in sorted(self._pending, key=self._turn):
+            its = self._ranked[pod.rank]
             asks = (its.member.accelerator, its.gpus)
             pod.node = "" if asks in full else self._pool.take(*asks)
             if not pod.node:
@@ -292,6 +291,10 @@ class _World:
             else:
                 heappush(self._events, (now + pod.starts_seconds, _READY, its.rank, pod.number, pod))
         self._pending = waiting
+
+    def _turn(self, pod: _Pod) -> tuple[int, float, int, int]:
+        """Order pods that wait for GPUs, across deployments."""
+        return (-self._ranked[pod.rank].member.priority, pod.created_at, pod.rank, pod.number)
 
 
 class _Deployment:
@@ -400,7 +403,7 @@ class _Deployment:
         return 1.0 + self._start.spread * self.dice.uniform(-1.0, 1.0)
 
     def _create(self, at: float, starts_seconds: float) -> _Pod:
-        pod = _Pod(self, self._made, at, starts_seconds)
+        pod = _Pod(self.rank, self._made, at, starts_seconds)
         self._made += 1
         self._pods.append(pod)
         return pod
@@ -474,11 +477,6 @@ class _Deployment:
 
 # What happens at the same moment happens in this order: policies decide on what they have just seen.
 _GONE, _MOMENT, _LOOK, _DECIDE, _READY = range(5)
-
-
-def _first_in_line(pod: _Pod) -> tuple[int, float, int, int]:
-    """Order pods that wait for GPUs, across deployments."""
-    return (-pod.owner.member.priority, pod.created_at, pod.owner.rank, pod.number)
 
 
 def _idlest(pod: _Pod) -> tuple[bool, bool, int, float, str]:
