@@ -143,8 +143,9 @@ def simulate(
             _check_html(html)
         usd_per_gpu_hour = None if price is None else Decimal(str(price))
         if fleet is not None:
-            asked = (ttft, tpot, time_limit_seconds)
-            pool, plan = _fleet(context, fleet, kinds, target=target, asked=asked, seed=seed, seeds=seeds)
+            pool, plan = _fleet(
+                context, fleet, kinds, target=target, asked=(ttft, tpot, time_limit_seconds), seed=seed, seeds=seeds
+            )
             _simulate_fleet(
                 fleet.name, pool, plan, price=usd_per_gpu_hour, json_output=json_output, html=html, jobs=jobs
             )

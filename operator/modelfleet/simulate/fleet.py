@@ -226,7 +226,7 @@ def judge(job: FleetJob, fleet: Fleet, runs: Mapping[str, Run]) -> FleetOutcome:
             ttft_seconds=each.circumstances.ttft_seconds,
             tpot_seconds=each.circumstances.tpot_seconds,
         )
-        for name, each in fleet.deployments.items()
+        for name, each in sorted(fleet.deployments.items())
     }
     total = _total(scores, runs)
     seconds = max(run.seconds for run in runs.values())
