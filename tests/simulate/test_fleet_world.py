@@ -140,10 +140,14 @@ def test_a_pod_that_waits_starts_when_a_draining_one_is_gone() -> None:
     assert (first, second_placed) == (0.0, float("inf"))
 
     script = Script((10.0, {"a": 2}), (50.0, {"b": 2}), (100.0, {"a": 1}))
-    runs = play_fleet([member("a"), member("b")], nodes=pool(3), name="script", policies=script)
+    # 1,500 tokens take 18 s and more: so long does a's pod finish what it has begun.
+    long = circumstances(tuple(Arrival(float(second), 500, 1500) for second in range(300)))
+    runs = play_fleet(
+        [replace(member("a"), circumstances=long), member("b")], nodes=pool(3), name="script", policies=script
+    )
     ((placed, waited),) = at_once(runs["b"])
     gone = next(gone for made, gone in runs["a"].pods if gone < 200.0)
-    assert placed == gone > 100.0
+    assert placed == gone > 110.0
     assert waited == pytest.approx(placed - 50.0, abs=1.0)
     # It holds GPUs from then on, and is ready one start later.
     assert (placed, float("inf")) in runs["b"].pods
