@@ -21,9 +21,7 @@ MOST_USABLE = 0.95
 PRIOR_USABLE = 0.6
 """While every step seen was longer than the limit, the constant may be anything below: then this much may be filled.
 Published models leave 0.4 to 0.85 of 50 ms (simulate/calibration.py)."""
-LEARN_SECONDS = 5.0
-"""Rates are means over a window of this or more: samples closer than it tell the same twice."""
-FALL = 0.5
+FALL = 0.2
 """Weight of a sample below the least pace: an idler replica than ever was seen."""
 RISE_SECONDS = 86_400.0
 """Time constant by which the least pace follows samples above it: a new model or GPU, not a busy day."""
@@ -34,7 +32,7 @@ LEAST_CONSTANT = 0.5
 makes the load look larger, a high one smaller."""
 FIT_SECONDS = 7200.0
 """Samples of the last two hours tell how the pace grows with the batch."""
-LEAST_SAMPLES = 12.0
+LEAST_SAMPLES = 60.0
 LEAST_SPREAD = 0.1
 """Batches that differ by less than this share of their mean show no line."""
 LEAST_TOKENS_PER_SECOND = 2.0
@@ -68,13 +66,11 @@ class Line(NamedTuple):
         tokens_tokens *= kept
         for rate, seconds in telling:
             a_second = 1.0 / seconds
-            # Less than a sequence on average is one at a time, with rests.
-            busy_rate = max(rate, a_second)
             steps += a_second
-            tokens += busy_rate
+            tokens += rate
             steps_steps += a_second * a_second
-            steps_tokens += a_second * busy_rate
-            tokens_tokens += busy_rate * busy_rate
+            steps_tokens += a_second * rate
+            tokens_tokens += rate * rate
         return Line(samples * kept + len(telling), steps, tokens, steps_steps, steps_tokens, tokens_tokens)
 
     def constant_seconds(self) -> float | None:
@@ -193,7 +189,7 @@ def learn_pace(
     limit_seconds: float,
     now: float,
 ) -> Pace:
-    """Fold in what happened since it was last done, once a rate window.
+    """Fold in what happened since it was last done.
 
     The work of a request is taken from all work and all requests it was for: those that finished, and half of
     each that is under way, or the first minute of a burst would make every request look like three.
@@ -208,8 +204,6 @@ def learn_pace(
     """
     idle, least, line, busy, steps, requests, running, learned_at, _, _ = pace
     elapsed_seconds = 0.0 if learned_at is None else max(0.0, now - learned_at)
-    if learned_at is not None and elapsed_seconds < LEARN_SECONDS:
-        return pace
     telling = samples.telling
     if telling:
         idle = _least(idle, [seconds for rate, seconds in telling if rate * seconds <= IDLE_SEQUENCES], elapsed_seconds)
