@@ -122,7 +122,7 @@ def test_while_every_step_is_longer_than_the_limit_the_constant_is_a_guess() -> 
     pods = (busy("pod-0", pace=0.200).build(),)
     overloaded = learn_pace(NO_PACE, *pods)
     relieved = overloaded
-    for _ in range(6):
+    for _ in range(20):
         relieved = learn(relieved, 0.040)
 
     assert not overloaded.known
