@@ -25,6 +25,21 @@ class Progress:
     time_to_first_token: Percentiles
 
 
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request. Times are in seconds.
+
+    Attributes:
+        at_seconds: When it was due, from the start of the run.
+        ttft_seconds: From then to its first token, holding included; None when none came.
+        tpot_seconds: Mean time between its tokens; None when it failed, 0 for a single token.
+    """
+
+    at_seconds: float
+    ttft_seconds: float | None
+    tpot_seconds: float | None
+
+
 @dataclass(frozen=True)
 class Report:
     """A whole run.
