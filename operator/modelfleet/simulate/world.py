@@ -1,7 +1,7 @@
 """One deployment's world: requests, a gateway, pods that start slowly and drain, and an autoscaler that looks on.
 
-The gateway sends each request to the ready pod with the fewest in flight, and holds requests while there is
-none. A pod that is scaled away takes no new ones and finishes what it has. Everything is played from event to
+The gateway sends each request to the ready pod with the fewest in flight, of several to the one that was sent the
+fewest, and holds requests while there is none. A pod that is scaled away takes no new ones and finishes what it has. Everything is played from event to
 event; between them replicas are only brought up to date when somebody looks.
 """
 
@@ -81,13 +81,14 @@ def play(
 class _Pod:
     """A pod: starting while it has no replica."""
 
-    __slots__ = ("created_at", "ready_at", "replica", "uid")
+    __slots__ = ("created_at", "ready_at", "replica", "sent", "uid")
 
     def __init__(self, uid: str, created_at: float) -> None:
         self.uid = uid
         self.created_at = created_at
         self.ready_at: float | None = None
         self.replica: Replica | None = None
+        self.sent = 0
 
 
 class _World:
@@ -196,10 +197,11 @@ class _World:
             if replica.next_finish_at <= now:
                 replica.advance(now)
             load = replica.in_flight
-            if load < least:
-                least, chosen = load, replica
-        assert chosen is not None  # noqa: S101 - the caller saw that somebody serves
-        chosen.submit(request, now=now)
+            if load < least or (load == least and chosen is not None and pod.sent < chosen.sent):
+                least, chosen = load, pod
+        assert chosen is not None and chosen.replica is not None  # noqa: S101 - the caller saw that somebody serves
+        chosen.sent += 1
+        chosen.replica.submit(request, now=now)
 
     def _become_ready(self, pod: _Pod, at: float) -> None:
         pod.ready_at = at
