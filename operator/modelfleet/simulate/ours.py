@@ -14,6 +14,10 @@ from modelfleet.engines.dialects import DIALECTS
 from modelfleet.simulate.policy import Circumstances, Kind, PodSample, Sample, Setting
 
 TICK_SECONDS = 1.0
+PRIOR_OUTPUT_TOKENS_PER_SECOND_PER_GPU = 1200
+"""What the vLLM preset says of a GPU before a replica was measured."""
+QUIET_SECONDS = 10
+"""An operator has looked on before the first request: as long as its longest window of signals, the queue's growth."""
 MAX_AGE_SECONDS = 5.0
 ACCELERATOR = "simulated"
 KEY = Key("simulate", "model")
@@ -40,6 +44,7 @@ class Modelfleet:
             ),
         )
         gpus = 2 * setting.max_replicas * circumstances.model.gpus
+        self._prior = float(PRIOR_OUTPUT_TOKENS_PER_SECOND_PER_GPU * circumstances.model.gpus)
         self._nodes = {ACCELERATOR: (Node("node", gpus, gpus),)}
         self._windows: dict[str, tuple[CounterWindow, CounterWindow, InterTokenWindow]] = {}
         self._pods: tuple[Pod, ...] = ()
@@ -47,6 +52,8 @@ class Modelfleet:
 
     def observe(self, sample: Sample) -> None:
         """Turn a sample into the pods of a snapshot."""
+        if not self._history:
+            self._look_on_idle(sample)
         alive = {pod.uid for pod in sample.pods}
         self._windows = {uid: windows for uid, windows in self._windows.items() if uid in alive}
         self._pods = tuple(self._pod(pod, sample.at) for pod in sample.pods)
@@ -66,6 +73,7 @@ class Modelfleet:
                         child=Child(uid="child", replicas=current),
                         pods=self._pods,
                         rate_window_seconds=WINDOW_SECONDS,
+                        prior_output_tokens_per_second=self._prior,
                     ),
                 ),
                 nodes=self._nodes,
@@ -74,6 +82,13 @@ class Modelfleet:
         )
         self._history = dict(plan.history)
         return plan.decisions[KEY].desired
+
+    def _look_on_idle(self, first: Sample) -> None:
+        """Decide about the first replicas while nothing has come yet."""
+        for seconds in range(QUIET_SECONDS, 0, -1):
+            at = first.at - seconds
+            self._pods = tuple(self._pod(_idle(pod), at) for pod in first.pods)
+            self.decide(at, len(first.pods))
 
     def _pod(self, pod: PodSample, at: float) -> Pod:
         if pod.ready_at is None:
@@ -105,6 +120,10 @@ class Modelfleet:
                 inter_token_seconds=inter_token.mean(),
             ),
         )
+
+
+def _idle(pod: PodSample) -> PodSample:
+    return PodSample(pod.uid, pod.created_at, pod.ready_at, 0, 0, 0, 0.0, 0, 0, 0, 0, 0.0, 0, 0.0, 0)
 
 
 WINDOW_SECONDS = DIALECTS[Engine.VLLM].rate_window_seconds
