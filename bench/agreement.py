@@ -161,10 +161,9 @@ async def measure(*, quick: bool) -> list[Figure]:
         try:
             for load in chosen:
                 await asyncio.to_thread(product.create, here.sandbox, load.manifest())
-            for load in chosen:
-                if not await here.observer.until(lambda key=load.key: here.observer.settled(key, 1), seconds=READY_SECONDS):  # type: ignore[misc]
-                    raise TimeoutError(f"{load.key}: no replica is ready after {READY_SECONDS:.0f} s")
-            say(f"agreement: {len(chosen)} loads of up to {max(load.arrivals[-1].at_seconds for load in chosen):.0f} s")
+            await here.settled([load.key for load in chosen], seconds=READY_SECONDS)
+            longest = max(load.arrivals[-1].at_seconds for load in chosen)
+            say(f"agreement: {len(chosen)} loads of up to {longest:.0f} s")
             began, busy, cpu = monotonic(), procfs.machine_busy_seconds(), procfs.cpu_seconds(engines.pid)
             played = await asyncio.gather(*(played_in_sandbox(here, load) for load in chosen))
             seconds = monotonic() - began

@@ -27,21 +27,11 @@ NAMESPACE = "bench"
 
 @dataclass(frozen=True)
 class Bare:
-    """A cluster with the product installed, and an observer; nothing serves its pods."""
+    """A cluster with the product installed, and an observer; nothing serves its pods yet."""
 
     sandbox: Sandbox
     account: Path
     api: KubeApi
-    observer: Observer
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """What a benchmark works with."""
-
-    sandbox: Sandbox
-    account: Path
-    engines: ScriptedEngines
     observer: Observer
 
     async def deploy(self, keys: Iterable[Key], *, scaling: dict[str, Any] | None = None) -> None:
@@ -69,6 +59,13 @@ class Cluster:
             return not waiting
 
         return await self.observer.until(done, seconds=seconds)
+
+
+@dataclass(frozen=True)
+class Cluster(Bare):
+    """One with scripted engines."""
+
+    engines: ScriptedEngines
 
 
 @asynccontextmanager
@@ -99,7 +96,7 @@ async def cluster(name: str, *, h100_nodes: int, prometheus: bool = False) -> As
         engines = ScriptedEngines(here.api, await MetricsPage.of_vllm())
         serving = asyncio.create_task(engines.run())
         try:
-            yield Cluster(here.sandbox, here.account, engines, here.observer)
+            yield Cluster(here.sandbox, here.account, here.api, here.observer, engines)
         finally:
             await _end(serving)
 

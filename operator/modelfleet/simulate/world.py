@@ -1,8 +1,8 @@
 """One deployment's world: requests, a gateway, pods that start slowly and drain, and an autoscaler that looks on.
 
 The gateway sends each request to the ready pod with the fewest in flight, of several to the one that was sent the
-fewest, and holds requests while there is none. A pod that is scaled away takes no new ones and finishes what it has. Everything is played from event to
-event; between them replicas are only brought up to date when somebody looks.
+fewest, and holds requests while there is none. A pod that is scaled away takes no new ones and finishes what it
+has. Everything is played from event to event; between them replicas are only brought up to date when somebody looks.
 """
 
 import random
