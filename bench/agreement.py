@@ -29,7 +29,7 @@ from modelfleet.simulate.shapes import Shape, shape_arrivals
 from modelfleet.simulate.world import Start, play
 from sandbox.engine.profile import PROFILE_ANNOTATION
 from sandbox.fleet import end, start_engines
-from sandbox.load.client import Patience, run_load
+from sandbox.load.client import run_load
 from sandbox.load.report import Answer, Report
 
 TTFT_SECONDS, TPOT_SECONDS = 2.0, 0.05
@@ -38,8 +38,6 @@ REPLICA_HOURS_TARGET_PERCENT, ATTAINMENT_TARGET_POINTS = 10.0, 3.0
 SEEDS = 10
 """Of the simulator: each draws other phases of the loop and other start times."""
 READY_SECONDS = 180.0
-# The simulator's requests have no time limit either.
-PATIENCE = Patience(read_seconds=1800.0)
 QUICK_SECONDS = 150.0
 
 
@@ -186,9 +184,7 @@ async def played_in_sandbox(here: Bare, load: Load) -> Played:
     """Send a load to its ready deployment and return what came of it."""
     answers: list[Answer] = []
     began = monotonic()
-    report = await run_load(
-        here.sandbox.kubeconfig, load.key, load.arrivals, patience=PATIENCE, on_answer=answers.append
-    )
+    report = await run_load(here.sandbox.kubeconfig, load.key, load.arrivals, on_answer=answers.append)
     pods = (*here.observer.gone.get(load.key, ()), *here.observer.pods[load.key].values())
     scales = [seen for seen in here.observer.scales if seen.key == load.key]
     return Played(

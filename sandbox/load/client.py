@@ -17,7 +17,7 @@ from modelfleet.api.meta import Key
 from modelfleet.simulate.arrivals import Arrival
 from sandbox.engine.reflect import KubeApi
 from sandbox.load.pool import Endpoint, Pool, follow_deployment
-from sandbox.load.report import Answer, Progress, Report, Tally
+from sandbox.load.report import Answer, Progress, Report, Tally, Targets
 
 PROGRESS_SECONDS: Final = 1.0
 REFUSED_PAUSE_SECONDS: Final = 0.2
@@ -40,7 +40,7 @@ class Patience:
 
     hold_seconds: float = 600.0
     connect_seconds: float = 2.0
-    read_seconds: float = 120.0
+    read_seconds: float = 600.0
     answer_seconds: float = 1800.0
 
 
@@ -61,6 +61,7 @@ class Generator:
         *,
         model: str = "",
         patience: Patience | None = None,
+        targets: Targets | None = None,
         on_progress: OnProgress | None = None,
         on_answer: OnAnswer | None = None,
     ) -> None:
@@ -70,12 +71,14 @@ class Generator:
             pool: Where requests go. Somebody else keeps it current.
             model: Sent with every request; empty takes each pod's own.
             patience: Timeouts.
+            targets: What attainment is counted against.
             on_progress: Called about once a second, from the event loop.
             on_answer: Called with each request's end, failed ones included.
         """
         self._pool = pool
         self._model = model
         self._patience = patience or Patience()
+        self._targets = targets or Targets()
         self._on_progress = on_progress
         self._on_answer = on_answer
         self._tally = Tally()
@@ -132,8 +135,10 @@ class Generator:
             tally.fail(str(failure))
         finally:
             tally.in_flight -= 1
+        became = Answer(arrival.at_seconds, answer.ttft_seconds, answer.tpot_seconds if finished else None)
+        tally.in_target += became.meets(self._targets)
         if self._on_answer is not None:
-            self._on_answer(Answer(arrival.at_seconds, answer.ttft_seconds, answer.tpot_seconds if finished else None))
+            self._on_answer(became)
 
     async def _send_somewhere(self, arrival: Arrival, due: float, answer: _Answer) -> None:
         """Try ready pods until one takes the request, as a gateway would."""
@@ -312,6 +317,7 @@ async def run_load(
     *,
     model: str = "",
     patience: Patience | None = None,
+    targets: Targets | None = None,
     on_progress: OnProgress | None = None,
     on_answer: OnAnswer | None = None,
 ) -> Report:
@@ -323,6 +329,7 @@ async def run_load(
         arrivals: In order of time.
         model: Sent with every request; empty takes what each pod says it serves.
         patience: Timeouts.
+        targets: What attainment is counted against.
         on_progress: Called about once a second.
         on_answer: Called with each request's end, failed ones included.
     """
@@ -330,7 +337,9 @@ async def run_load(
     pool = Pool()
     following = asyncio.create_task(follow_deployment(api, deployment, pool))
     try:
-        generator = Generator(pool, model=model, patience=patience, on_progress=on_progress, on_answer=on_answer)
+        generator = Generator(
+            pool, model=model, patience=patience, targets=targets, on_progress=on_progress, on_answer=on_answer
+        )
         return await generator.run(arrivals)
     finally:
         following.cancel()
