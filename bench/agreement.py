@@ -230,12 +230,11 @@ def run_of(
     )
 
 
-def simulated(load: Load, *, start_seconds: float) -> list[Run]:
+def simulated(load: Load) -> list[Run]:
     """Play the load in the simulator, once a seed."""
     model = ReplicaModel.model_validate(load.service | {"gpus": load.gpus})
-    phases = load.image_seconds + load.load_seconds
-    start = Start(start_seconds - phases, load.image_seconds, load.load_seconds, spread=0.0)
-    circumstances = Circumstances(model, start_seconds, TTFT_SECONDS, TPOT_SECONDS, load.arrivals)
+    start = Start(0.0, load.image_seconds, load.load_seconds, spread=0.0)
+    circumstances = Circumstances(model, start.seconds, TTFT_SECONDS, TPOT_SECONDS, load.arrivals)
     return [
         play(
             load.arrivals,
@@ -252,8 +251,7 @@ def simulated(load: Load, *, start_seconds: float) -> list[Run]:
 
 def compare(load: Load, played: Played) -> Iterator[Figure]:
     """Judge both and hold one against the other."""
-    start_seconds = median(played.start_seconds)
-    runs = simulated(load, start_seconds=start_seconds)
+    runs = simulated(load)
     real, drawn = _judged(played.run), [_judged(run) for run in runs]
 
     def hours(each: Score) -> float:
@@ -282,7 +280,8 @@ def compare(load: Load, played: Played) -> Iterator[Figure]:
         others = [getattr(each, label) for each in drawn]
         if getattr(real, label) is not None and None not in others:
             yield from both(f"TTFT {label[5:8]}", getattr(real, label), others, "s")
-    yield Figure(f"{load.name}: start of a pod, median", start_seconds, "s")
+    nominal = Against("annotation", load.image_seconds + load.load_seconds)
+    yield Figure(f"{load.name}: start of a pod, median", median(played.start_seconds), "s", nominal)
     yield Figure(f"{load.name}: failed requests", played.report.failed, "requests")
     yield Figure(f"{load.name}: the load client's own lag, most", played.report.largest_send_lag_seconds, "s")
 
