@@ -35,8 +35,8 @@ from sandbox.load.report import Answer, Report
 TTFT_SECONDS, TPOT_SECONDS = 2.0, 0.05
 """What attainment is counted against: `modelfleet simulate`'s defaults."""
 REPLICA_HOURS_TARGET_PERCENT, ATTAINMENT_TARGET_POINTS = 10.0, 3.0
-SEEDS = 10
-"""Of the simulator: each draws other phases of the loop and other start times."""
+SEEDS = 20
+"""Of the simulator: each draws another phase of the operator's loop, which a sandbox has one of."""
 READY_SECONDS = 180.0
 QUICK_SECONDS = 150.0
 
@@ -273,6 +273,12 @@ def compare(load: Load, played: Played) -> Iterator[Figure]:
     yield Figure(
         f"{load.name}: simulator's attainment apart", points, "points", Against("target ±", ATTAINMENT_TARGET_POINTS)
     )
+    near = [
+        abs(hours(each) / hours(real) - 1.0) * 100.0 <= REPLICA_HOURS_TARGET_PERCENT
+        and abs(each.attainment - real.attainment) * 100.0 <= ATTAINMENT_TARGET_POINTS
+        for each in drawn
+    ]
+    yield Figure(f"{load.name}: seeds within both targets", sum(near), "seeds", Against("of", len(near)))
     yield from both("most replicas", _peak(played.run), [_peak(run) for run in runs], "replicas")
     reversals = [each.reversals_per_hour * run.seconds / 3600.0 for each, run in zip(drawn, runs, strict=True)]
     yield from both("reversals", real.reversals_per_hour * played.run.seconds / 3600.0, reversals, "turns")
