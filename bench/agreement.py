@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
+from math import inf
 from statistics import fmean, median
 from time import monotonic
 from typing import Any
@@ -184,7 +185,7 @@ class Played:
 
 async def measure(*, quick: bool) -> list[Figure]:
     """Play the loads in one sandbox at the same time, then in the simulator, and return what both say."""
-    chosen = loads(seconds=QUICK_SECONDS if quick else float("inf"))
+    chosen = loads(seconds=QUICK_SECONDS if quick else inf)
     # Twice the most: what drains still holds its GPUs.
     nodes = sum(-(-2 * load.max_replicas * load.gpus // 8) for load in chosen)
     async with bare("agreement", h100_nodes=nodes) as here:
@@ -250,11 +251,7 @@ def run_of(
         setting=load.setting,
         seconds=load.arrivals[-1].at_seconds,
         gpus_per_replica=load.gpus,
-        pods=[
-            (max(0.0, pod.first_seen_at - began), float("inf") if pod.gone_at is None else pod.gone_at - began)
-            for pod in pods
-            if pod.gone_at is None or pod.gone_at > began
-        ],
+        pods=[(pod.first_seen_at - began, inf if pod.gone_at is None else pod.gone_at - began) for pod in pods],
         served=[
             Served(each.at_seconds, each.ttft_seconds, each.tpot_seconds)
             for each in sorted(answers, key=lambda each: each.at_seconds)
