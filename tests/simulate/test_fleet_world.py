@@ -94,7 +94,7 @@ def test_one_alone_plays_as_before_there_were_fleets() -> None:
         ]
         digest.update(repr(figures).encode())
 
-    assert digest.hexdigest() == "50ea2f926dcac0ee31326f6c6674b4653fb8006e714105a03af66ad5b333ff85"
+    assert digest.hexdigest() == "0c8d058559f31446ff8b0c3b33ad8803806d68fc37bf96c9a95c60a6f8b847af"
 
 
 @pytest.mark.parametrize("name", [OURS, "hpa-inflight"])

@@ -5,7 +5,7 @@ one Snapshot and one Plan, with the nodes as they are; a deployment by itself is
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from modelfleet.adapters.counters import CounterWindow, InterTokenWindow
 from modelfleet.api.engine import Engine
@@ -18,6 +18,10 @@ from modelfleet.engines.dialects import DIALECTS
 from modelfleet.simulate.policy import Circumstances, Kind, PodSample, Sample, Setting
 
 TICK_SECONDS = 1.0
+PRIOR_OUTPUT_TOKENS_PER_SECOND_PER_GPU = 1200
+"""What the vLLM preset says of a GPU before a replica was measured."""
+QUIET_SECONDS = 10
+"""An operator has looked on before the first request: as long as its longest window of signals, the queue's growth."""
 MAX_AGE_SECONDS = 5.0
 ACCELERATOR = "simulated"
 NAMESPACE = "simulate"
@@ -60,6 +64,8 @@ class ModelfleetFleet:
     def observe(self, samples: Mapping[str, Sample], nodes: Mapping[str, tuple[Node, ...]]) -> None:
         """Turn samples into the pods of a snapshot."""
         self._nodes = nodes
+        if not self._history:
+            self._look_on_idle(samples)
         for key, watched in self._watched.items():
             watched.observe(samples[key.name])
 
@@ -78,6 +84,7 @@ class ModelfleetFleet:
                         child=Child(uid=f"child/{key.name}", replicas=current[key.name]),
                         pods=watched.pods,
                         rate_window_seconds=WINDOW_SECONDS,
+                        prior_output_tokens_per_second=watched.prior_output_tokens_per_second,
                     )
                     for key, watched in self._watched.items()
                 ),
@@ -87,6 +94,15 @@ class ModelfleetFleet:
         )
         self._history = dict(plan.history)
         return {scale.key.name: scale.replicas for scale in plan.scales}
+
+    def _look_on_idle(self, first: Mapping[str, Sample]) -> None:
+        """Decide about the first replicas while nothing has come yet."""
+        for seconds in range(QUIET_SECONDS, 0, -1):
+            at = next(iter(first.values())).at - seconds
+            for key, watched in self._watched.items():
+                sample = first[key.name]
+                watched.observe(replace(sample, at=at, pods=tuple(_idle(pod) for pod in sample.pods)))
+            self.decide(at, {name: len(sample.pods) for name, sample in first.items()})
 
 
 class Modelfleet:
@@ -128,6 +144,7 @@ class _Watched:
                 targets=Targets(inter_token_milliseconds=round(circumstances.tpot_seconds * 1000.0)),
             ),
         )
+        self.prior_output_tokens_per_second = float(PRIOR_OUTPUT_TOKENS_PER_SECOND_PER_GPU * circumstances.model.gpus)
         self.pods: tuple[Pod, ...] = ()
         self._windows: dict[str, tuple[CounterWindow, CounterWindow, InterTokenWindow]] = {}
 
@@ -167,6 +184,24 @@ class _Watched:
                 inter_token_seconds=inter_token.mean(),
             ),
         )
+
+
+def _idle(pod: PodSample) -> PodSample:
+    return replace(
+        pod,
+        queued_requests=0,
+        running_requests=0,
+        kv_tokens=0,
+        kv_cache_utilization=0.0,
+        queued_prompt_tokens=0,
+        prompt_tokens=0,
+        generated_tokens=0,
+        finished_requests=0,
+        ttft_seconds_sum=0.0,
+        first_tokens=0,
+        inter_token_seconds_sum=0.0,
+        inter_tokens=0,
+    )
 
 
 WINDOW_SECONDS = DIALECTS[Engine.VLLM].rate_window_seconds

@@ -1,10 +1,10 @@
 """The deployments' world: requests, gateways, pods that start slowly and drain, and autoscalers that look on.
 
-A deployment's gateway sends each request to the ready pod with the fewest in flight, and holds requests while there
-is none. A pod that is scaled away takes no new ones and finishes what it has. A pod that finds no node with GPUs
-enough is Pending: when some come free the pods that wait are tried by priority, then by age, as kube-scheduler does;
-one that does not fit holds up nobody, and none is preempted. Everything is played from event to event; between them
-replicas are only brought up to date when somebody looks.
+A deployment's gateway sends each request to the ready pod with the fewest in flight, of several to the one that was
+sent the fewest, and holds requests while there is none. A pod that is scaled away takes no new ones and finishes what
+it has. A pod that finds no node with GPUs enough is Pending: when some come free the pods that wait are tried by
+priority, then by age, as kube-scheduler does; one that does not fit holds up nobody, and none is preempted.
+Everything is played from event to event; between them replicas are only brought up to date when somebody looks.
 """
 
 import random
@@ -162,7 +162,18 @@ class _Pod:
         starts_seconds: From its GPUs to ready.
     """
 
-    __slots__ = ("created_at", "node", "number", "placed_at", "rank", "ready_at", "replica", "starts_seconds", "uid")
+    __slots__ = (
+        "created_at",
+        "node",
+        "number",
+        "placed_at",
+        "rank",
+        "ready_at",
+        "replica",
+        "sent",
+        "starts_seconds",
+        "uid",
+    )
 
     def __init__(self, rank: int, number: int, created_at: float, starts_seconds: float) -> None:
         self.rank = rank
@@ -174,6 +185,7 @@ class _Pod:
         self.placed_at: float | None = None
         self.ready_at: float | None = None
         self.replica: Replica | None = None
+        self.sent = 0
 
 
 class _World:
@@ -367,10 +379,11 @@ class _Deployment:
             if replica.next_finish_at <= now:
                 replica.advance(now)
             load = replica.in_flight
-            if load < least:
-                least, chosen = load, replica
-        assert chosen is not None  # noqa: S101 - the caller saw that somebody serves
-        chosen.submit(request, now=now)
+            if load < least or (load == least and chosen is not None and pod.sent < chosen.sent):
+                least, chosen = load, pod
+        assert chosen is not None and chosen.replica is not None  # noqa: S101 - the caller saw that somebody serves
+        chosen.sent += 1
+        chosen.replica.submit(request, now=now)
 
     def become_ready(self, pod: _Pod, at: float) -> None:
         """Serve from now on, unless the pod was scaled away while it started."""
