@@ -8,7 +8,7 @@ chosen in hindsight, ours is not tuned at all. A constant fleet may have any siz
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -96,8 +96,6 @@ FLEET_HEADINGS = ("in target", "worst deployment", "GPU-hours", "of the pool", "
 class Row:
     """What one scenario shows; GPU-hours of the second half."""
 
-    name: str
-    forecastable: bool
     gpu_hours: float
     attainment: float
     reversals_per_hour: float
@@ -148,8 +146,6 @@ def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: in
     best = min(((hours, policy) for policy, hours in contestants.items() if hours is not None), default=None)
     hpa = [each.second.reversals_per_hour for each in others if each.job.policy == "hpa-inflight"]
     return Row(
-        name=name,
-        forecastable=scenario.forecastable,
         gpu_hours=ours.second.gpu_hours,
         attainment=ours.second.attainment,
         reversals_per_hour=ours.second.reversals_per_hour,
@@ -215,6 +211,7 @@ def main(
         list[str] | None, typer.Option(help="Scenario; may be repeated. fleet: deployments that share GPUs, 3 seeds.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
+    seeds: Annotated[int, typer.Option(help="Play this one and so many less one after it.", min=1)] = 1,
     every: Annotated[int, typer.Option(help="Try each so many of a rival's targets.", min=1)] = 1,
 ) -> None:
     """Print one row a scenario as Markdown."""
@@ -225,34 +222,18 @@ def main(
     if traces is None:
         print("no TRACES folder: the recorded loads are left out", file=sys.stderr)
         names = [name for name in names if isinstance(SCENARIOS[name].source, Shape)]
-    rows = list(_rows(names, traces or Path(), seed, every))
-    Console(width=160).print(_table(rows))
-    for row in rows:
-        print(_markdown(row))
-
-
-def _rows(names: Sequence[str], traces: Path, seed: int, every: int) -> Iterator[Row]:
+    table, lines = Table(*HEADINGS), []
     for name in names:
-        row = compare(name, SCENARIOS[name], traces, seed=seed, every=every)
-        print(_markdown(row), file=sys.stderr, flush=True)
-        yield row
-
-
-def _ratio(ours: float, other: float | None) -> str:
-    return "-" if other is None else f"{ours / other:.2f}"
-
-
-def _cells(row: Row) -> tuple[str, ...]:
-    hpa = "-" if row.hpa_reversals_per_hour is None else f"{row.hpa_reversals_per_hour:.0f}"
-    return (
-        row.name,
-        f"{row.gpu_hours:.1f}",
-        f"{row.attainment:.2%}",
-        _ratio(row.gpu_hours, row.constant),
-        f"{_ratio(row.gpu_hours, row.rival)} {row.rival_name}",
-        _ratio(row.gpu_hours, row.oracle),
-        f"{row.reversals_per_hour:.0f} / {hpa}",
-    )
+        rows = [
+            compare(name, SCENARIOS[name], traces or Path(), seed=each, every=every)
+            for each in range(seed, seed + seeds)
+        ]
+        cells = (name, *_cells(rows))
+        table.add_row(*cells)
+        lines.append(f"| {' | '.join(cells)} |")
+        print(lines[-1], file=sys.stderr, flush=True)
+    Console(width=200).print(table)
+    print("\n".join(lines))
 
 
 HEADINGS = (
@@ -266,15 +247,27 @@ HEADINGS = (
 )
 
 
-def _table(rows: Sequence[Row]) -> Table:
-    table = Table(*HEADINGS)
-    for row in rows:
-        table.add_row(*_cells(row))
-    return table
+def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
+    """Return medians over seeds, of ratios with their range."""
+    hpa = [row.hpa_reversals_per_hour for row in rows if row.hpa_reversals_per_hour is not None]
+    rivals = [row.rival_name for row in rows]
+    return (
+        f"{median(row.gpu_hours for row in rows):.1f}",
+        f"{median(row.attainment for row in rows):.2%}",
+        _ratios(rows, [row.constant for row in rows]),
+        f"{_ratios(rows, [row.rival for row in rows])} {' '.join(dict.fromkeys(rivals))}",
+        _ratios(rows, [row.oracle for row in rows]),
+        f"{median(row.reversals_per_hour for row in rows):.0f} / {f'{median(hpa):.0f}' if hpa else '-'}",
+    )
 
 
-def _markdown(row: Row) -> str:
-    return f"| {' | '.join(_cells(row))} |"
+def _ratios(rows: Sequence[Row], others: Sequence[float | None]) -> str:
+    """Return our GPU-hours over another's; a seed on which it never reaches our attainment has no ratio."""
+    ratios = [row.gpu_hours / other for row, other in zip(rows, others, strict=True) if other is not None]
+    if not ratios:
+        return "-"
+    spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(rows) > 1 else ""
+    return f"{median(ratios):.2f}{spread}"
 
 
 if __name__ == "__main__":
