@@ -350,6 +350,7 @@ def load_of(
     count = ready if known is None else known
     return Demand(
         ready=ready,
+        queues=(queue / max(1, count),) * count,
         queued_requests=total(queue, of=ready, known=count),
         running_requests=total(running, of=ready, known=count),
         output_tokens_per_second=total(tokens, of=ready, known=count),

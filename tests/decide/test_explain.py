@@ -67,9 +67,9 @@ def _tell(made: DeploymentBuilder, memory: Memory | None = None, **world: Any) -
 FREE = deployment().behavior(UNDAMPED)
 BUSY = ready("a").queue(41).running(9).tokens(900).finished(3)
 THREE = (
-    ready("a").queue(20).running(9).tokens(3000),
-    ready("b").queue(15).running(9).tokens(3000),
-    ready("c").queue(6).running(9).tokens(3100),
+    ready("a").queue(14).running(9).tokens(3000),
+    ready("b").queue(14).running(9).tokens(3000),
+    ready("c").queue(13).running(9).tokens(3100),
 )
 
 # --- words for everything -----------------------------------------------------------------------

@@ -131,6 +131,15 @@ def test_while_every_step_is_longer_than_the_limit_the_constant_is_a_guess() -> 
     assert relieved.known
 
 
+def test_one_sequence_under_a_flood_of_prompts_is_not_idle() -> None:
+    """The first second of an overload has few tokens, and steps of nothing but prompts."""
+    flooded = learn_pace(NO_PACE, busy("pod-0", pace=0.450, tokens=3).build())
+
+    assert flooded.idle_seconds == 0.450
+    assert not flooded.known
+    assert flooded.constant_seconds == pytest.approx(0.020)
+
+
 def test_a_replica_that_once_was_idle_is_known_in_overload() -> None:
     """Steps longer than the limit say nothing against what was seen."""
     pace = KNOWN

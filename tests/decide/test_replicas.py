@@ -240,6 +240,28 @@ def test_wanted(name: str) -> None:
     assert expected == actual
 
 
+def test_a_queue_in_one_engine_asks_for_one_replica_more_and_holds_no_others() -> None:
+    """Requests that wait in an engine stay there: ten idle replicas beside it do not help them."""
+    stuck = load_of(ready=11, queue=2000, running=100)._replace(queues=(2000.0, *[0.0] * 10))
+    everywhere = load_of(ready=11, queue=2000, running=100)
+
+    assert _count(stuck, current=11) == 3
+    assert _count(everywhere, current=11) == 22
+
+
+def _count(demand: Demand, *, current: int) -> int:
+    return replicas(
+        demand,
+        need(demand, Load(0.0, 0.0, 0.0), carries(None), load_in_replicas=2.0),
+        complete=True,
+        planned=2.5,
+        current=current,
+        queued_per_replica=8,
+        queue_falls=False,
+        tolerance=0.1,
+    ).replicas
+
+
 def test_the_facts_are_kept() -> None:
     """What an explanation prints is what the count was computed from."""
     demand = load_of(ready=2, queue=12, running=40, tokens=150)

@@ -31,6 +31,7 @@ class Demand(NamedTuple):
 
     Attributes:
         ready: Pods that serve.
+        queues: Waiting requests of each of them that told.
         complete: Every ready pod reported queue, running requests and throughput. Only then may
             the deployment shrink; the sums of a partial answer are lower bounds.
         missing: Why a pod that should report does not; empty when all do, or when those that do not
@@ -38,6 +39,7 @@ class Demand(NamedTuple):
     """
 
     ready: int
+    queues: tuple[float, ...]
     queued_requests: Total
     running_requests: Total
     output_tokens_per_second: Total
@@ -69,6 +71,13 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
         return Missing(queued.missing or "no ready pod has reported yet", fault=bool(queued.missing))
     return Demand(
         ready=len(ready),
+        queues=tuple(
+            [
+                queue.value
+                for each in signals
+                if type(queue := each.queued_requests) is Signal and now - queue.sampled_at <= max_age_seconds
+            ]
+        ),
         queued_requests=queued,
         running_requests=running,
         output_tokens_per_second=output,

@@ -209,11 +209,12 @@ def learn_pace(
         idle = _least(idle, [seconds for rate, seconds in telling if rate * seconds <= IDLE_SEQUENCES], elapsed_seconds)
         least = _least(least, [seconds for _, seconds in telling], elapsed_seconds)
         line = line.with_samples(telling, kept=max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS))
-    elif least is None:
+    elif idle is None and least is None:
         return pace
     done = max(0.0, finished_per_second * elapsed_seconds + (running_requests - running) / 2.0)
     kept = max(0.0, 1.0 - done / REQUESTS_REMEMBERED)
-    known = idle is not None or (least is not None and least <= limit_seconds)
+    shortest = min(each for each in (idle, least) if each is not None)
+    known = shortest <= limit_seconds
     return Pace(
         idle,
         least,
@@ -223,7 +224,9 @@ def learn_pace(
         requests * kept + done,
         running_requests,
         now,
-        _constant_seconds(idle, least, line) if known else _guess(least, limit_seconds),
+        _constant_seconds(idle, least, line)
+        if known
+        else min(LEAST_CONSTANT * shortest, (1.0 - PRIOR_USABLE) * limit_seconds),
         known,
     )
 
@@ -236,10 +239,6 @@ def _constant_seconds(idle: float | None, least: float | None, line: Line) -> fl
     if fitted is not None:
         return min(most, max(LEAST_CONSTANT * least, fitted))
     return LEAST_CONSTANT * least if idle is None else most
-
-
-def _guess(least: float | None, limit_seconds: float) -> float | None:
-    return None if least is None else min(LEAST_CONSTANT * least, (1.0 - PRIOR_USABLE) * limit_seconds)
 
 
 def _least(known: float | None, samples: list[float], elapsed_seconds: float) -> float | None:

@@ -10,7 +10,8 @@ Four measures, and the largest wins:
 * by queue: waiting requests / tolerated per replica. Says that help is late, which the tokens show
   only once requests finish. It says nothing about how much is needed: while new replicas load, a
   queue grows without the load growing. So it asks at most for a doubling of what serves, or for
-  four more.
+  four more; and each replica asks for its own part of that at most, for what waits in one engine
+  is not helped by another.
 
 While the queue falls, running and queue ask for nothing beyond what is asked for already: help has
 come, and a long queue would double the replicas anew with every batch of them that becomes ready.
@@ -150,9 +151,9 @@ def replicas(
     Source:
         HorizontalPodAutoscaler, AverageValue: ceil(value / target) unless within tolerance of current.
     """
-    queue_cap = max(QUEUE_GROWTH_FACTOR * demand.ready, demand.ready + QUEUE_GROWTH_PODS)
     help_cap = float(current) if queue_falls else inf
-    by_queue = min(demand.queued_requests.value / queued_per_replica, float(queue_cap), help_cap)
+    waiting = _waiting(demand, queued_per_replica)
+    by_queue = min(waiting, help_cap)
     by_running = None if need.by_running is None else min(need.by_running, help_cap)
     by_tokens = need.by_tokens if need.spec_target or not need.paced else None
     exact, measure = (0.0, Measure.TOKENS) if planned is None else (planned, Measure.FORECAST)
@@ -178,9 +179,15 @@ def replicas(
     count = ceil(min(exact, MOST_REPLICAS))
     if count < current and not complete:
         return wanted(current, Measure.PARTIAL)
-    if count < current and demand.queued_requests.value > queued_per_replica * demand.ready:
+    if count < current and waiting > demand.ready:
         return wanted(current, Measure.QUEUE_HOLDS)
     return wanted(count, measure)
+
+
+def _waiting(demand: Demand, queued_per_replica: int) -> float:
+    """Return the replicas that the queues ask for."""
+    most = max(QUEUE_GROWTH_FACTOR, 1.0 + QUEUE_GROWTH_PODS / demand.ready)
+    return sum([min(queue / queued_per_replica, most) for queue in demand.queues])
 
 
 def _within(exact: float, current: int, *, tolerance: float, planned: bool) -> bool:
