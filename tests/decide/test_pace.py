@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 
 from modelfleet.decide import pace as pacing
-from modelfleet.decide.pace import NO_PACE, Pace, Samples
+from modelfleet.decide.pace import LEAST_WITHIN, NO_PACE, Pace, Samples
 from modelfleet.decide.snapshot import Pod
 from tests.builders import MAX_AGE_SECONDS, NOW, PodBuilder, ready
 
@@ -117,12 +117,14 @@ def test_unknown_is_not_zero() -> None:
     assert learn_pace(NO_PACE, *pods) == NO_PACE
 
 
-def test_while_every_step_is_longer_than_the_limit_the_constant_is_a_guess() -> None:
-    """A replica that was overloaded from its first request shows no constant: 0.4 of the limit stands in."""
+def test_until_steps_within_the_limit_were_seen_often_the_constant_is_a_guess() -> None:
+    """A replica that was overloaded from its first requests shows no constant: 0.4 of the limit stands in."""
     pods = (busy("pod-0", pace=0.200).build(),)
-    overloaded = learn_pace(NO_PACE, *pods)
+    overloaded = NO_PACE
+    for seconds in (0.040, *[0.200] * 50):
+        overloaded = learn(overloaded, seconds)
     relieved = overloaded
-    for _ in range(20):
+    for _ in range(LEAST_WITHIN):
         relieved = learn(relieved, 0.040)
 
     assert not overloaded.known
@@ -152,7 +154,9 @@ def test_a_replica_that_once_was_idle_is_known_in_overload() -> None:
 
 def test_an_idle_replica_shows_the_constant_at_once_and_a_busy_day_does_not_hide_it() -> None:
     """It falls within seconds; a new model or GPU is followed within days."""
-    first = learn(NO_PACE, 0.030, tokens=50)
+    first = NO_PACE
+    for _ in range(LEAST_WITHIN):
+        first = learn(first, 0.030, tokens=50)
     idler = first
     for _ in range(20):
         idler = learn(idler, 0.010, tokens=50)
@@ -172,7 +176,11 @@ def test_the_constant_is_the_idlest_replicas() -> None:
     """One that idles among busy ones shows it."""
     pods = (busy("pod-0", pace=0.080).build(), busy("pod-1", pace=0.012, tokens=80).build())
 
-    assert learn_pace(NO_PACE, *pods).constant_seconds == 0.012
+    pace = NO_PACE
+    for _ in range(LEAST_WITHIN):
+        pace = learn_pace(pace, *pods)
+
+    assert pace.constant_seconds == 0.012
 
 
 def test_where_no_replica_was_ever_idle_the_line_shows_it() -> None:

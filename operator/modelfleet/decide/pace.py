@@ -18,9 +18,11 @@ LEAST_USABLE = 0.2
 """Share of a replica that may be filled, however close the limit is to its constant: no limit can be met below."""
 MOST_USABLE = 0.95
 """A replica that is busy to the last is late at every burst."""
+LEAST_WITHIN = 10
+"""Samples within the limit without which the constant may be anything below it: an overload that begins with the first
+request shows one or two, of replicas that are not idle."""
 PRIOR_USABLE = 0.6
-"""While every step seen was longer than the limit, the constant may be anything below: then this much may be filled.
-Published models leave 0.4 to 0.85 of 50 ms (simulate/calibration.py)."""
+"""This much may be filled until then. Published models leave 0.4 to 0.85 of 50 ms (simulate/calibration.py)."""
 FALL = 0.2
 """Weight of a sample below the least pace: an idler replica than ever was seen."""
 RISE_SECONDS = 86_400.0
@@ -97,9 +99,9 @@ class Pace(NamedTuple):
         steps: Steps of that time.
         requests: How many requests they were; one that is under way counts half.
         running: Requests under way when last seen.
+        within: Samples seen that were within the limit.
         learned_at: When it was last learned from; None before.
         constant_seconds: c, the time between tokens of a replica with next to no work; None until tokens came.
-        known: Whether steps short enough were seen to say what it is, in the light of the limit; else it is a guess.
     """
 
     idle_seconds: float | None = None
@@ -109,14 +111,19 @@ class Pace(NamedTuple):
     steps: float = 0.0
     requests: float = 0.0
     running: float = 0.0
+    within: int = 0
     learned_at: float | None = None
     constant_seconds: float | None = None
-    known: bool = False
 
     @classmethod
     def resumed(cls, idle_seconds: float) -> "Pace":
         """Return what is known when an earlier process saw this constant."""
-        return cls(idle_seconds=idle_seconds, constant_seconds=idle_seconds, known=True)
+        return cls(idle_seconds=idle_seconds, constant_seconds=idle_seconds, within=LEAST_WITHIN)
+
+    @property
+    def known(self) -> bool:
+        """Whether enough was seen to say what the constant is; else it is a guess."""
+        return self.within >= LEAST_WITHIN
 
     def work_per_request(self, constant_seconds: float) -> float:
         """Return the replica-seconds of work of an average request; 0 until some finished."""
@@ -202,19 +209,18 @@ def learn_pace(
         limit_seconds: Longest time between tokens that is wanted, > 0.
         now: Seconds since the epoch.
     """
-    idle, least, line, busy, steps, requests, running, learned_at, _, _ = pace
+    idle, least, line, busy, steps, requests, running, within, learned_at, _ = pace
     elapsed_seconds = 0.0 if learned_at is None else max(0.0, now - learned_at)
     telling = samples.telling
     if telling:
         idle = _least(idle, [seconds for rate, seconds in telling if rate * seconds <= IDLE_SEQUENCES], elapsed_seconds)
         least = _least(least, [seconds for _, seconds in telling], elapsed_seconds)
         line = line.with_samples(telling, kept=max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS))
-    elif idle is None and least is None:
+    elif least is None:
         return pace
     done = max(0.0, finished_per_second * elapsed_seconds + (running_requests - running) / 2.0)
     kept = max(0.0, 1.0 - done / REQUESTS_REMEMBERED)
-    shortest = min(each for each in (idle, least) if each is not None)
-    known = shortest <= limit_seconds
+    within += sum([seconds <= limit_seconds for _, seconds in telling])
     return Pace(
         idle,
         least,
@@ -223,11 +229,9 @@ def learn_pace(
         steps * kept + samples.steps_per_second * elapsed_seconds,
         requests * kept + done,
         running_requests,
+        within,
         now,
-        _constant_seconds(idle, least, line)
-        if known
-        else min(LEAST_CONSTANT * shortest, (1.0 - PRIOR_USABLE) * limit_seconds),
-        known,
+        _constant_seconds(idle, least, line) if within >= LEAST_WITHIN else _guess(least, limit_seconds),
     )
 
 
@@ -239,6 +243,10 @@ def _constant_seconds(idle: float | None, least: float | None, line: Line) -> fl
     if fitted is not None:
         return min(most, max(LEAST_CONSTANT * least, fitted))
     return LEAST_CONSTANT * least if idle is None else most
+
+
+def _guess(least: float | None, limit_seconds: float) -> float | None:
+    return None if least is None else min(LEAST_CONSTANT * least, (1.0 - PRIOR_USABLE) * limit_seconds)
 
 
 def _least(known: float | None, samples: list[float], elapsed_seconds: float) -> float | None:
