@@ -6,7 +6,7 @@ Pending, where people and cluster autoscalers look); replicas above that are ask
 fit. Deployments are served by priority, within a priority one replica each in turn, by name.
 """
 
-from bisect import bisect_left, insort
+from bisect import insort
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
@@ -77,17 +77,20 @@ def _grant(asks: list[Ask], free: "_Free", granted: dict[Key, int]) -> None:
 
 
 class _Free:
-    """Free GPUs a node, ascending, so that the tightest fit is found by bisection."""
+    """Free GPUs a node, ascending. The node with the most is taken from, as kube-scheduler spreads pods by default.
+
+    A grant that counts on a tighter fit is fragmented away, and its pod waits; one that is too cautious follows a tick
+    later, when the other pods have their nodes.
+    """
 
     def __init__(self, nodes: tuple[Node, ...]) -> None:
         self._free = sorted(node.free_gpus for node in nodes if node.free_gpus > 0)
 
     def take(self, gpus: int) -> bool:
-        """Take GPUs from the node with the least sufficient rest; False when none has enough."""
-        place = bisect_left(self._free, gpus)
-        if place == len(self._free):
+        """Take GPUs from the node with the most free; False when it has too few."""
+        if not self._free or self._free[-1] < gpus:
             return False
-        rest = self._free.pop(place) - gpus
+        rest = self._free.pop() - gpus
         if rest:
             insort(self._free, rest)
         return True
