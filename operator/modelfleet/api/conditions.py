@@ -10,13 +10,17 @@ from modelfleet.api.meta import Generation, Model
 
 
 class ConditionType(StrEnum):
-    """Conditions of a ModelDeployment. `Stalled` is present only while it is true, as kstatus asks."""
+    """Conditions of a ModelDeployment, then those of a Tenant. `Stalled` is there only while true, as kstatus asks."""
 
     READY = "Ready"
     SCALING = "Scaling"
     METRICS_FRESH = "MetricsFresh"
     SCALING_LIMITED = "ScalingLimited"
     STALLED = "Stalled"
+    NAMESPACES_BOUND = "NamespacesBound"
+    WITHIN_QUOTA = "WithinQuota"
+    LENDING = "Lending"
+    BORROWING = "Borrowing"
 
 
 class Reason(StrEnum):
@@ -48,6 +52,19 @@ class Reason(StrEnum):
     NO_READY_PODS = "NoReadyPods"
     WITHIN_RANGE = "DesiredWithinRange"
     LIMITED = "Limited"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    WAITING_FOR_RECLAIM = "WaitingForReclaim"
+    BOUND = "Bound"
+    NAMESPACE_TAKEN = "NamespaceTaken"
+    ACCELERATOR_UNKNOWN = "AcceleratorUnknown"
+    WITHIN_NOMINAL = "WithinNominal"
+    BORROWING = "Borrowing"
+    OVER_QUOTA = "OverQuota"
+    NOT_BORROWING = "NotBorrowing"
+    GIVING_BACK = "GivingBack"
+    LENDING = "Lending"
+    NOT_LENDING = "NotLending"
+    TAKING_BACK = "TakingBack"
 
 
 class Limit(StrEnum):
@@ -64,6 +81,10 @@ class Limit(StrEnum):
     WARM_UP = "WarmUp"
     TOKEN_ALLOWANCE = "TokenAllowance"  # noqa: S105 - an allowance, not a password
     CAPACITY = "Capacity"
+    TENANT_QUOTA = "TenantQuota"
+    LENDING_LIMIT = "LendingLimit"
+    RECLAIM = "WaitingForReclaim"
+    RECLAIMED = "Reclaimed"
     PAUSED = "Paused"
     RECOMMEND = "RecommendOnly"
     FOREIGN_AUTOSCALER = "ForeignAutoscaler"

@@ -1,0 +1,558 @@
+"""Step 8 with tenants: who gets GPUs, who waits for them, and who gives them back (docs/design/0003).
+
+Class by class, in this order:
+
+1. a tenant over its limit gives up what is too much;
+2. each tenant gets what it asks for within its nominal quota. What finds no free place waits for draining GPUs,
+   and where those do not suffice, borrowed replicas are told to go (reclaim.py);
+3. what is left is lent, one replica at a time, to the tenant whose borrowed GPUs are fewest for its weight;
+4. one borrower that has too much for its weight gives a place to one that has too little.
+
+Within a tenant, replicas that were asked for before come first, then the higher priority, then one each in turn.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from heapq import heapify, heappop, heapreplace
+
+from modelfleet.api.conditions import Limit
+from modelfleet.api.meta import Key
+from modelfleet.decide.allocate import Ask
+from modelfleet.decide.places import Places
+from modelfleet.decide.reclaim import Account, Borrowed, Victim
+from modelfleet.decide.snapshot import Node, Quota, Tenant
+
+UNLIMITED = 1 << 60
+CLOSED = Quota(0, 0, 0)
+"""Quota of a class that a tenant does not list."""
+UNBOUND = ""
+"""Name of the account of all namespaces without a tenant."""
+
+
+@dataclass(frozen=True, slots=True)
+class Leaving:
+    """A replica that is going: it holds its GPUs until it is gone.
+
+    Attributes:
+        tenant: Who holds it.
+        seconds: Longest time until it is gone.
+        told: Whether it was told and does not terminate yet, so that no node's draining GPUs count it.
+    """
+
+    tenant: str
+    accelerator: str
+    node: str
+    gpus: int
+    seconds: int
+    told: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Wait:
+    """GPUs that somebody gives back.
+
+    Attributes:
+        tenant: Who; empty for namespaces without a tenant.
+        seconds: Longest time until they are free.
+    """
+
+    tenant: str
+    gpus: int
+    seconds: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reclaim:
+    """Replicas that one deployment gives up.
+
+    Attributes:
+        key: The deployment, and `tenant` whose it is.
+        pods: The replicas to drain.
+        gpus: GPUs of all of them.
+        taker: The tenant that gets them; the tenant itself when it is over its own limit.
+        of_its_own: Whether the taker takes back its own, and does not merely share what is idle.
+    """
+
+    key: Key
+    tenant: str
+    pods: tuple[str, ...]
+    gpus: int
+    taker: str
+    of_its_own: bool
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Allocation:
+    """Replicas of every ask, and why some are fewer than asked for.
+
+    Attributes:
+        granted: Replicas to ask for.
+        limits: What keeps an ask from what it asked for, where that is not the lack of a free place.
+        waits: Who gives back the GPUs that an ask waits for.
+        reclaims: Who gives up which replicas, and for whom.
+    """
+
+    granted: Mapping[Key, int]
+    limits: Mapping[Key, Limit] = field(default_factory=dict)
+    waits: Mapping[Key, tuple[Wait, ...]] = field(default_factory=dict)
+    reclaims: tuple[Reclaim, ...] = ()
+
+
+def share_out(
+    asks: Iterable[Ask],
+    nodes: Mapping[str, tuple[Node, ...]],
+    tenants: Iterable[Tenant],
+    *,
+    leaving: Iterable[Leaving] = (),
+    unbound_may_borrow: bool = True,
+) -> Allocation:
+    """Share the GPUs of every class among the tenants.
+
+    Args:
+        asks: One a deployment, in any order, each with its tenant.
+        nodes: Usable nodes by accelerator class. A class that is not there has none.
+        tenants: Quotas and what is used.
+        leaving: The operator's own replicas that terminate or were told to go.
+        unbound_may_borrow: Whether asks without a tenant get what all tenants leave idle, or nothing.
+    """
+    by_class: dict[str, list[Ask]] = {}
+    for ask in asks:
+        by_class.setdefault(ask.accelerator, []).append(ask)
+    going: dict[str, list[Leaving]] = {}
+    for one in leaving:
+        going.setdefault(one.accelerator, []).append(one)
+    tenants = tuple(tenants)
+    granted: dict[Key, int] = {}
+    limits: dict[Key, Limit] = {}
+    waits: dict[Key, tuple[Wait, ...]] = {}
+    reclaims: list[Reclaim] = []
+    for accelerator, mine in by_class.items():
+        one_class = _Class(
+            mine,
+            Places(nodes.get(accelerator, ())),
+            tenants,
+            accelerator=accelerator,
+            leaving=going.get(accelerator, ()),
+            unbound_may_borrow=unbound_may_borrow,
+        )
+        one_class.share_out()
+        granted |= one_class.granted
+        limits |= one_class.limits
+        waits |= {key: _by_tenant(found) for key, found in one_class.waits.items()}
+        reclaims += one_class.reclaims()
+    return Allocation(
+        granted=granted,
+        limits=limits,
+        waits=waits,
+        reclaims=tuple(sorted(reclaims, key=lambda reclaim: (reclaim.key, reclaim.taker, reclaim.pods))),
+    )
+
+
+def _by_tenant(waits: list[Wait]) -> tuple[Wait, ...]:
+    gpus, seconds = Counter[str](), dict[str, int]()
+    for wait in waits:
+        gpus[wait.tenant] += wait.gpus
+        seconds[wait.tenant] = max(wait.seconds, seconds.get(wait.tenant, 0))
+    return tuple(Wait(tenant, gpus[tenant], seconds[tenant]) for tenant in sorted(gpus))
+
+
+Turn = tuple[bool, int, int, Key, Ask]
+"""An ask's next replica among its tenant's: assured ones first, then the priority, then one each in turn."""
+Lead = tuple[bool, float, str, Account, list[Turn]]
+"""A tenant's next replica among all that borrow: assured ones first, then the least borrowed for its weight."""
+Want = tuple[bool, float, str, int, Ask]
+"""One replica within nominal: assured ones first, then the least part of nominal in use; ties by name, then turn."""
+
+
+class _Class:
+    """The sharing of one accelerator class; `share_out` is called once."""
+
+    def __init__(
+        self,
+        asks: list[Ask],
+        places: Places,
+        tenants: tuple[Tenant, ...],
+        *,
+        accelerator: str,
+        leaving: Iterable[Leaving],
+        unbound_may_borrow: bool,
+    ) -> None:
+        self.granted: dict[Key, int] = {}
+        self.limits: dict[Key, Limit] = {}
+        self.waits: dict[Key, list[Wait]] = {}
+        self._asks = asks
+        self._places = places
+        self._growing: dict[str, list[Ask]] = {}
+        self._shrinking: list[Ask] = []
+        self._told: dict[str, list[Wait]] = {}
+        self._taken: dict[Key, list[tuple[Victim, str, bool]]] = {}
+        self._gives: set[str] = set()
+        self._borrowed: Borrowed | None = None
+        held: dict[str, int] = {}
+        for ask in asks:
+            self.granted[ask.key] = ask.held if ask.held < ask.asked else ask.asked
+            held[ask.tenant] = held.get(ask.tenant, 0) + ask.held * ask.gpus
+            if ask.asked > ask.held:
+                self._growing.setdefault(ask.tenant, []).append(ask)
+            elif ask.asked < ask.held:
+                self._shrinking.append(ask)
+        going = self._note_leaving(leaving)
+        self._accounts = self._open(tenants, accelerator, held, going, unbound_may_borrow=unbound_may_borrow)
+        self._note_shrinking()
+
+    # --- what is there --------------------------------------------------------------------------
+
+    def _note_leaving(self, leaving: Iterable[Leaving]) -> Mapping[str, int]:
+        going: Counter[str] = Counter()
+        number_of = {node.name: number for number, node in enumerate(self._places.nodes)} if leaving else {}
+        for one in leaving:
+            going[one.tenant] += one.gpus
+            self._told.setdefault(one.node, []).append(Wait(one.tenant, one.gpus, one.seconds))
+            if one.told and one.node in number_of:
+                self._places.draining[number_of[one.node]] += one.gpus
+        return going
+
+    def _open(
+        self,
+        tenants: tuple[Tenant, ...],
+        accelerator: str,
+        held: Mapping[str, int],
+        going: Mapping[str, int],
+        *,
+        unbound_may_borrow: bool,
+    ) -> dict[str, Account]:
+        """Open the accounts, and sum up what the lending limits and the cohorts need to know."""
+        accounts: dict[str, Account] = {}
+        nominal_in_all = in_use = 0
+        cohorts: set[str] = set()
+        for tenant in tenants:
+            name = tenant.name
+            quota = tenant.quotas.get(accelerator)
+            if quota is None:
+                if name not in held and name not in going:
+                    continue
+                quota = CLOSED
+            mine, leaves = held.get(name, 0), going.get(name, 0)
+            holds = tenant.used_gpus.get(accelerator, 0)
+            holds = max(holds, mine + leaves)
+            nominal, borrowing, lending = quota.nominal_gpus, quota.borrowing_limit_gpus, quota.lending_limit_gpus
+            accounts[name] = Account(
+                name,
+                tenant.cohort,
+                nominal,
+                UNLIMITED if borrowing is None else nominal + borrowing,
+                nominal if lending is None else lending,
+                quota.weight,
+                holds,
+                holds - leaves,
+                holds - leaves - mine,
+            )
+            nominal_in_all += nominal
+            in_use += holds
+            cohorts.add(tenant.cohort)
+        if UNBOUND in held or UNBOUND in going:
+            mine, leaves = held.get(UNBOUND, 0), going.get(UNBOUND, 0)
+            limit = UNLIMITED if unbound_may_borrow else 0
+            accounts[UNBOUND] = Account(UNBOUND, "", 0, limit, 0, 0, mine + leaves, mine, 0)
+            in_use += mine + leaves
+            cohorts.add("")
+        self._many_cohorts = len(cohorts) > 1
+        self._surplus = max(0, self._places.total_free + in_use - nominal_in_all)
+        return accounts
+
+    def _note_shrinking(self) -> None:
+        """Let what a lower count gives up drain where it runs: it frees GPUs before anybody is asked for any."""
+        number_of = {node.name: number for number, node in enumerate(self._places.nodes)} if self._shrinking else {}
+        for ask in self._shrinking:
+            for replica in ask.replicas[: _shrinks(ask)]:
+                self._accounts[ask.tenant].stays -= ask.gpus
+                self._told.setdefault(replica.node, []).append(Wait(ask.tenant, ask.gpus, ask.grace_seconds))
+                if replica.node in number_of:
+                    self._places.draining[number_of[replica.node]] += ask.gpus
+
+    # --- the four steps -------------------------------------------------------------------------
+
+    def share_out(self) -> None:
+        """Take the four steps."""
+        self._end_excess()
+        queues = self._give_own()
+        self._lend(queues)
+
+    def _end_excess(self) -> None:
+        """Let tenants over their limit give up the replicas of least priority, the idlest first."""
+        over = [account for account in self._accounts.values() if account.stays > account.limit]
+        for account in sorted(over, key=_name):
+            self._gives.add(account.name)
+            for victim in self._reclaimable().of(account.name):
+                if account.stays <= account.limit:
+                    break
+                self._take_back((victim,), taker=account.name, of_its_own=True)
+
+    def _give_own(self) -> dict[str, list[Turn]]:
+        """Grant what is asked for within nominal; return the queues of what is asked for beyond."""
+        queues: dict[str, list[Turn]] = {}
+        wants: list[Want] = []
+        for name, asks in self._growing.items():
+            account = self._accounts[name]
+            if len(asks) == 1:
+                ask = asks[0]
+                own = min(ask.asked - ask.held, (account.nominal - account.holds) // ask.gpus)
+                for turn in range(own):
+                    account.holds += ask.gpus
+                    assured = ask.held + turn < ask.assured
+                    wants.append((not assured, account.holds / account.nominal, name, turn, ask))
+                turn = max(0, own)
+                if ask.held + turn < ask.asked:
+                    queues[name] = [(ask.held + turn >= ask.assured, -ask.priority, turn, ask.key, ask)]
+            else:
+                queue = [(ask.held >= ask.assured, -ask.priority, 0, ask.key, ask) for ask in asks]
+                beyond = self._queue_own(account, queue, wants)
+                if beyond:
+                    queues[name] = beyond
+        self._place_own(wants)
+        return queues
+
+    @staticmethod
+    def _queue_own(account: Account, queue: list[Turn], wants: list[Want]) -> list[Turn]:
+        """Move what fits within nominal from the queue to the wants; return what does not."""
+        heapify(queue)
+        beyond = []
+        number = 0
+        while queue:
+            later, priority, turn, key, ask = queue[0]
+            if account.holds + ask.gpus > account.nominal:
+                # No further replica of it will fit: the account only fills.
+                beyond.append(heappop(queue))
+                continue
+            account.holds += ask.gpus
+            wants.append((later, account.holds / account.nominal, account.name, number, ask))
+            number += 1
+            turn += 1
+            if ask.held + turn < ask.asked:
+                heapreplace(queue, (ask.held + turn >= ask.assured, priority, turn, key, ask))
+            else:
+                heappop(queue)
+        heapify(beyond)
+        return beyond
+
+    def _place_own(self, wants: list[Want]) -> None:
+        granted, places = self.granted, self._places
+        sizes = Counter([want[4].gpus for want in wants])
+        if sum(size * count for size, count in sizes.items()) <= places.total_free and self._all_fit(sizes):
+            for want in wants:
+                granted[want[4].key] += 1
+            return
+        wants.sort(key=_in_turn)
+        unplaced = []
+        for want in wants:
+            ask = want[4]
+            assured = granted[ask.key] < ask.assured
+            placed = places.take(ask.gpus)
+            if placed or assured:
+                granted[ask.key] += 1
+            if not placed:
+                unplaced.append((ask, assured))
+        hopeless = UNLIMITED
+        for ask, assured in unplaced:
+            if ask.gpus < hopeless and not self._wait_for_own(ask):
+                # Every later hole costs more than this one did.
+                hopeless = ask.gpus
+            if ask.gpus >= hopeless and not assured:
+                # It will have no place: what it would have had of nominal is for the tenant's other replicas.
+                self._accounts[ask.tenant].holds -= ask.gpus
+
+    def _all_fit(self, sizes: Mapping[int, int]) -> bool:
+        """Take a place for each replica, the largest first; put everything back when one finds none."""
+        kept = self._places.copy()
+        for size in sorted(sizes, reverse=True):
+            for _ in range(sizes[size]):
+                if not self._places.take(size):
+                    self._places.restore(kept)
+                    return False
+        return True
+
+    def _wait_for_own(self, ask: Ask) -> bool:
+        """Set a place aside that opens, or open one; return whether there is one."""
+        number = self._places.draining_place(ask.gpus)
+        if number is None:
+            hole = self._reclaimable().dig(ask.gpus, cohort=self._accounts[ask.tenant].cohort)
+            if hole is None:
+                return False
+            self._take_back(hole.victims, taker=ask.tenant, of_its_own=True)
+            number = hole.number
+        self._wait_at(number, ask)
+        return True
+
+    def _lend(self, queues: dict[str, list[Turn]]) -> None:
+        """Lend what is left, and let one borrower with too much for its weight give to one with too little."""
+        self._sum_up()
+        granted, places = self.granted, self._places
+        heap: list[Lead] = []
+        for name, queue in queues.items():
+            account = self._accounts[name]
+            if self._may_lead(account, queue):
+                ask = queue[0][4]
+                heap.append((queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
+        heapify(heap)
+        short: list[tuple[float, str, Ask, Account]] = []
+        while heap and places.total_free:
+            _, share, name, account, queue = heap[0]
+            _, priority, turn, key, ask = queue[0]
+            if not self._lendable(account, ask.gpus):
+                self.limits.setdefault(key, Limit.LENDING_LIMIT)
+                heappop(queue)
+            elif places.take(ask.gpus):
+                granted[key] += 1
+                self._lend_to(account, ask.gpus)
+                if granted[key] < ask.asked:
+                    heapreplace(queue, (granted[key] >= ask.assured, priority, turn + 1, key, ask))
+                else:
+                    heappop(queue)
+            else:
+                short.append((share, name, ask, account))
+                heappop(queue)
+            if self._may_lead(account, queue):
+                ask = queue[0][4]
+                heapreplace(heap, (queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
+            else:
+                heappop(heap)
+        short += [(share, name, queue[0][4], account) for _, share, name, account, queue in heap]
+        self._even_out(short)
+
+    def _may_lead(self, account: Account, queue: list[Turn]) -> bool:
+        """Drop asks from the front that may have no more; return whether one is left."""
+        while queue:
+            ask = queue[0][4]
+            gpus = account.holds + ask.gpus
+            if gpus > account.limit:
+                self.limits.setdefault(ask.key, Limit.TENANT_QUOTA)
+            elif gpus > account.nominal and (not ask.may_borrow or account.name in self._gives):
+                self.limits.setdefault(ask.key, Limit.RECLAIMED)
+            else:
+                return True
+            heappop(queue)
+        return False
+
+    def _even_out(self, short: list[tuple[float, str, Ask, Account]]) -> None:
+        most = max((account.share(account.stays) for account in self._accounts.values() if not account.grew), default=0)
+        hopeless: dict[str, int] = {}
+        for share, _, ask, account in sorted(
+            (one for one in short if one[0] < most), key=lambda one: (one[0], one[1], one[2].key)
+        ):
+            if ask.key in self.limits:
+                continue
+            number = self._places.draining_place(ask.gpus)
+            if number is not None:
+                self._wait_at(number, ask)
+                continue
+            if ask.gpus >= hopeless.get(account.cohort, UNLIMITED):
+                continue
+            hole = self._reclaimable().dig_fairly(ask.gpus, cohort=account.cohort, share=share)
+            if hole is None:
+                hopeless[account.cohort] = ask.gpus
+            elif self._lendable(account, ask.gpus, freed=sum(victim.ask.gpus for victim in hole.victims)):
+                self._take_back(hole.victims, taker=account.name, of_its_own=False)
+                self._wait_at(hole.number, ask)
+                return
+
+    # --- lending limits and cohorts -------------------------------------------------------------
+
+    def _sum_up(self) -> None:
+        accounts = self._accounts.values()
+        self._kept_back = sum(
+            [account.kept_back(account.holds) for account in accounts if account.lending != account.nominal]
+        )
+        self._idle: Counter[str] = Counter()
+        self._lent: Counter[str] = Counter()
+        if self._many_cohorts:
+            for account in accounts:
+                self._idle[account.cohort] += account.idle()
+                self._lent[account.cohort] += max(0, account.holds - account.nominal)
+
+    def _lendable(self, account: Account, gpus: int, *, freed: int = 0) -> bool:
+        """Return whether a tenant may have so many more: of what its cohort leaves idle, or what is nobody's."""
+        after = account.holds + gpus
+        if self._kept_back:
+            kept = self._kept_back + account.kept_back(after) - account.kept_back(account.holds)
+            if self._places.total_free + freed - gpus < kept:
+                return False
+        if not self._many_cohorts:
+            return True
+        beyond = {cohort: max(0, self._lent[cohort] - self._idle[cohort]) for cohort in self._idle}
+        idle = self._idle[account.cohort] - account.idle() + min(account.lending, max(0, account.nominal - after))
+        lent = self._lent[account.cohort] - freed
+        lent += max(0, after - account.nominal) - max(0, account.holds - account.nominal)
+        beyond[account.cohort] = max(0, lent - idle)
+        return sum(beyond.values()) <= self._surplus
+
+    def _lend_to(self, account: Account, gpus: int) -> None:
+        before = account.kept_back(account.holds), account.idle(), max(0, account.holds - account.nominal)
+        account.holds += gpus
+        account.grew = True
+        if self._kept_back:
+            self._kept_back += account.kept_back(account.holds) - before[0]
+        if self._many_cohorts:
+            self._idle[account.cohort] += account.idle() - before[1]
+            self._lent[account.cohort] += max(0, account.holds - account.nominal) - before[2]
+
+    # --- taking back ----------------------------------------------------------------------------
+
+    def _reclaimable(self) -> Borrowed:
+        if self._borrowed is None:
+            going = {
+                (ask.key.namespace, replica.pod) for ask in self._shrinking for replica in ask.replicas[: _shrinks(ask)]
+            }
+            self._borrowed = Borrowed(self._asks, self._accounts, self._places, going)
+        return self._borrowed
+
+    def _take_back(self, victims: tuple[Victim, ...], *, taker: str, of_its_own: bool) -> None:
+        self._reclaimable().take(victims)
+        for victim in victims:
+            ask = victim.ask
+            self._gives.add(ask.tenant)
+            taken = self._taken.setdefault(ask.key, [])
+            taken.append((victim, taker, of_its_own))
+            self.granted[ask.key] = min(ask.held, ask.assured, ask.asked) - len(taken)
+            self.limits[ask.key] = Limit.TENANT_QUOTA if taker == ask.tenant else Limit.RECLAIMED
+            self._told.setdefault(victim.replica.node, []).append(Wait(ask.tenant, ask.gpus, ask.grace_seconds))
+
+    def _wait_at(self, number: int, ask: Ask) -> None:
+        """Set the place aside, and note who gives it back."""
+        self.limits[ask.key] = Limit.RECLAIM
+        drained = self._places.wait_at(number, ask.gpus)
+        told, waits = self._told.get(self._places.nodes[number].name, []), self.waits.setdefault(ask.key, [])
+        while drained > 0 and told:
+            wait = told.pop()
+            gpus = min(drained, wait.gpus)
+            waits.append(Wait(wait.tenant, gpus, wait.seconds))
+            if wait.gpus > gpus:
+                told.append(Wait(wait.tenant, wait.gpus - gpus, wait.seconds))
+            drained -= gpus
+
+    def reclaims(self) -> Iterator[Reclaim]:
+        """Yield what each deployment gives up, and for whom."""
+        for key, taken in self._taken.items():
+            for taker, of_its_own in sorted({(taker, of_its_own) for _, taker, of_its_own in taken}):
+                victims = [victim for victim, *why in taken if why == [taker, of_its_own]]
+                yield Reclaim(
+                    key=key,
+                    tenant=victims[0].account.name,
+                    pods=tuple(sorted(victim.replica.pod for victim in victims)),
+                    gpus=sum(victim.ask.gpus for victim in victims),
+                    taker=taker,
+                    of_its_own=of_its_own,
+                )
+
+
+def _shrinks(ask: Ask) -> int:
+    """Return how many of its replicas go by themselves: pods beyond what was asked for belong to a roll-out."""
+    return max(0, min(ask.held, ask.assured) - ask.asked)
+
+
+def _in_turn(want: Want) -> tuple[bool, float, str, int]:
+    return want[:4]
+
+
+def _name(account: Account) -> str:
+    return account.name
