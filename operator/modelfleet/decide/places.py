@@ -23,23 +23,29 @@ class Places:
         for number, free in enumerate(self.free):
             self._with_free[free].append(number)
 
-    def take(self, gpus: int) -> bool:
-        """Take GPUs of the node with the least sufficient rest; False when none has enough."""
+    def take(self, gpus: int, count: int = 1) -> int:
+        """Take GPUs for so many replicas, each of the node with the least sufficient rest; return for how many."""
+        free, left = self.free, count
         for rest in range(gpus, len(self._with_free)):
             numbers = self._with_free[rest]
             while numbers:
                 number = heappop(numbers)
-                if self.free[number] == rest:
-                    self.take_at(number, gpus)
-                    return True
-        return False
+                if free[number] != rest:
+                    continue
+                # A node that gave one has the least rest now: it gives on while it can.
+                places = min(rest // gpus, left)
+                self.take_at(number, places * gpus)
+                left -= places
+                if not left:
+                    return count
+        return count - left
 
     def take_at(self, number: int, gpus: int) -> None:
         """Take GPUs that are free on one node."""
-        self.free[number] -= gpus
+        rest = self.free[number] = self.free[number] - gpus
         self.total_free -= gpus
-        if self.free[number]:
-            heappush(self._with_free[self.free[number]], number)
+        if rest:
+            heappush(self._with_free[rest], number)
 
     def draining_place(self, gpus: int) -> int | None:
         """Return the node where a place opens by itself, the tightest one; None when there is none."""

@@ -12,9 +12,9 @@ Within a tenant, replicas that were asked for before come first, then the higher
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from heapq import heapify, heappop, heapreplace
+from heapq import heapify, heappop, heappush, heapreplace
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
@@ -235,7 +235,8 @@ class _Class:
                 quota = CLOSED
             mine, leaves = held.get(name, 0), going.get(name, 0)
             holds = tenant.used_gpus.get(accelerator, 0)
-            holds = max(holds, mine + leaves)
+            if holds < mine + leaves:  # noqa: PLR1730 - half the time of max(), 20,000 times
+                holds = mine + leaves
             nominal, borrowing, lending = quota.nominal_gpus, quota.borrowing_limit_gpus, quota.lending_limit_gpus
             accounts[name] = Account(
                 name,
@@ -250,7 +251,8 @@ class _Class:
             )
             nominal_in_all += nominal
             in_use += holds
-            cohorts.add(tenant.cohort)
+            if tenant.cohort not in cohorts:
+                cohorts.add(tenant.cohort)
         if UNBOUND in held or UNBOUND in going:
             mine, leaves = held.get(UNBOUND, 0), going.get(UNBOUND, 0)
             limit = UNLIMITED if unbound_may_borrow else 0
@@ -276,8 +278,8 @@ class _Class:
     def share_out(self) -> None:
         """Take the four steps."""
         self._end_excess()
-        queues = self._give_own()
-        self._lend(queues)
+        self._give_own()
+        self._lend()
 
     def _end_excess(self) -> None:
         """Let tenants over their limit give up the replicas of least priority, the idlest first."""
@@ -289,88 +291,59 @@ class _Class:
                     break
                 self._take_back((victim,), taker=account.name, of_its_own=True)
 
-    def _give_own(self) -> dict[str, list[Turn]]:
-        """Grant what is asked for within nominal; return the queues of what is asked for beyond."""
-        queues: dict[str, list[Turn]] = {}
+    def _give_own(self) -> None:
+        """Grant what is asked for within nominal."""
+        granted = self.granted
+        sizes: dict[int, int] = {}
+        for name, asks in self._growing.items():
+            account = self._accounts[name]
+            for ask, more in _fill(asks, account, account.nominal, granted):
+                account.holds += more * ask.gpus
+                granted[ask.key] += more
+                sizes[ask.gpus] = sizes.get(ask.gpus, 0) + more
+        if not self._all_fit(sizes):
+            self._place_own()
+
+    def _all_fit(self, sizes: Mapping[int, int]) -> bool:
+        """Take a place for each replica, the largest first; leave all as it was when one finds none."""
+        if sum(size * count for size, count in sizes.items()) > self._places.total_free:
+            return False
+        kept = self._places.copy()
+        for size in sorted(sizes, reverse=True):
+            if self._places.take(size, sizes[size]) < sizes[size]:
+                self._places.restore(kept)
+                return False
+        return True
+
+    def _place_own(self) -> None:
+        """Place replica by replica what does not fit as a whole; open places for the rest."""
+        granted, places = self.granted, self._places
         wants: list[Want] = []
         for name, asks in self._growing.items():
             account = self._accounts[name]
-            if len(asks) == 1:
-                ask = asks[0]
-                own = min(ask.asked - ask.held, (account.nominal - account.holds) // ask.gpus)
-                for turn in range(own):
-                    account.holds += ask.gpus
-                    assured = ask.held + turn < ask.assured
-                    wants.append((not assured, account.holds / account.nominal, name, turn, ask))
-                turn = max(0, own)
-                if ask.held + turn < ask.asked:
-                    queues[name] = [(ask.held + turn >= ask.assured, -ask.priority, turn, ask.key, ask)]
-            else:
-                queue = [(ask.held >= ask.assured, -ask.priority, 0, ask.key, ask) for ask in asks]
-                beyond = self._queue_own(account, queue, wants)
-                if beyond:
-                    queues[name] = beyond
-        self._place_own(wants)
-        return queues
-
-    @staticmethod
-    def _queue_own(account: Account, queue: list[Turn], wants: list[Want]) -> list[Turn]:
-        """Move what fits within nominal from the queue to the wants; return what does not."""
-        heapify(queue)
-        beyond = []
-        number = 0
-        while queue:
-            later, priority, turn, key, ask = queue[0]
-            if account.holds + ask.gpus > account.nominal:
-                # No further replica of it will fit: the account only fills.
-                beyond.append(heappop(queue))
-                continue
-            account.holds += ask.gpus
-            wants.append((later, account.holds / account.nominal, account.name, number, ask))
-            number += 1
-            turn += 1
-            if ask.held + turn < ask.asked:
-                heapreplace(queue, (ask.held + turn >= ask.assured, priority, turn, key, ask))
-            else:
-                heappop(queue)
-        heapify(beyond)
-        return beyond
-
-    def _place_own(self, wants: list[Want]) -> None:
-        granted, places = self.granted, self._places
-        sizes = Counter([want[4].gpus for want in wants])
-        if sum(size * count for size, count in sizes.items()) <= places.total_free and self._all_fit(sizes):
-            for want in wants:
-                granted[want[4].key] += 1
-            return
+            mine = [(ask, granted[ask.key] - ask.held) for ask in asks]
+            holds = account.holds - sum([ask.gpus * more for ask, more in mine])
+            for turn, (later, ask) in enumerate(_in_order(mine)):
+                holds += ask.gpus
+                wants.append((later, holds / account.nominal, name, turn, ask))
+            for ask in asks:
+                granted[ask.key] = ask.held
         wants.sort(key=_in_turn)
         unplaced = []
-        for want in wants:
-            ask = want[4]
-            assured = granted[ask.key] < ask.assured
-            placed = places.take(ask.gpus)
-            if placed or assured:
+        for later, _, _, _, ask in wants:
+            placed = places.total_free >= ask.gpus and places.take(ask.gpus)
+            if placed or not later:
                 granted[ask.key] += 1
             if not placed:
-                unplaced.append((ask, assured))
+                unplaced.append((ask, later))
         hopeless = UNLIMITED
-        for ask, assured in unplaced:
+        for ask, later in unplaced:
             if ask.gpus < hopeless and not self._wait_for_own(ask):
-                # Every later hole costs more than this one did.
+                # What frees a place only shrinks: where this one finds none, no larger one will.
                 hopeless = ask.gpus
-            if ask.gpus >= hopeless and not assured:
+            if ask.gpus >= hopeless and later:
                 # It will have no place: what it would have had of nominal is for the tenant's other replicas.
                 self._accounts[ask.tenant].holds -= ask.gpus
-
-    def _all_fit(self, sizes: Mapping[int, int]) -> bool:
-        """Take a place for each replica, the largest first; put everything back when one finds none."""
-        kept = self._places.copy()
-        for size in sorted(sizes, reverse=True):
-            for _ in range(sizes[size]):
-                if not self._places.take(size):
-                    self._places.restore(kept)
-                    return False
-        return True
 
     def _wait_for_own(self, ask: Ask) -> bool:
         """Set a place aside that opens, or open one; return whether there is one."""
@@ -384,16 +357,25 @@ class _Class:
         self._wait_at(number, ask)
         return True
 
-    def _lend(self, queues: dict[str, list[Turn]]) -> None:
+    def _lend(self) -> None:
         """Lend what is left, and let one borrower with too much for its weight give to one with too little."""
         self._sum_up()
+        if not self._kept_back and not self._many_cohorts and self._lend_all():
+            return
         granted, places = self.granted, self._places
         heap: list[Lead] = []
-        for name, queue in queues.items():
-            account = self._accounts[name]
-            if self._may_lead(account, queue):
-                ask = queue[0][4]
-                heap.append((queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
+        for name, asks in self._growing.items():
+            queue = [
+                (granted[ask.key] >= ask.assured, -ask.priority, granted[ask.key] - ask.held, ask.key, ask)
+                for ask in asks
+                if granted[ask.key] < ask.asked
+            ]
+            if queue:
+                heapify(queue)
+                account = self._accounts[name]
+                if self._may_lead(account, queue):
+                    ask = queue[0][4]
+                    heap.append((queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
         heapify(heap)
         short: list[tuple[float, str, Ask, Account]] = []
         while heap and places.total_free:
@@ -419,6 +401,27 @@ class _Class:
                 heappop(heap)
         short += [(share, name, queue[0][4], account) for _, share, name, account, queue in heap]
         self._even_out(short)
+
+    def _lend_all(self) -> bool:
+        """Lend everybody what is asked for within the limits, if all of it fits; else leave all as it was."""
+        sizes: dict[int, int] = {}
+        found: list[tuple[Account, Ask, int]] = []
+        for name, asks in self._growing.items():
+            account = self._accounts[name]
+            bound = account.nominal if name in self._gives or not asks[0].may_borrow else account.limit
+            for ask, more in _fill(asks, account, bound, self.granted):
+                sizes[ask.gpus] = sizes.get(ask.gpus, 0) + more
+                found.append((account, ask, more))
+        if not self._all_fit(sizes):
+            return False
+        for account, ask, more in found:
+            account.holds += more * ask.gpus
+            self.granted[ask.key] += more
+        for name, asks in self._growing.items():
+            short = [ask for ask in asks if self.granted[ask.key] < ask.asked]
+            if short:
+                self._may_lead(self._accounts[name], [(False, 0, 0, ask.key, ask) for ask in short])
+        return True
 
     def _may_lead(self, account: Account, queue: list[Turn]) -> bool:
         """Drop asks from the front that may have no more; return whether one is left."""
@@ -543,6 +546,50 @@ class _Class:
                     taker=taker,
                     of_its_own=of_its_own,
                 )
+
+
+def _fill(asks: list[Ask], account: Account, bound: int, granted: Mapping[Key, int]) -> Sequence[tuple[Ask, int]]:
+    """Fill a tenant up to a bound with its asks in their order; return how many replicas more of each."""
+    if len(asks) == 1:
+        [ask] = asks
+        more = min((bound - account.holds) // ask.gpus, ask.asked - granted[ask.key])
+        return ((ask, more),) if more > 0 else ()
+    holds = account.holds
+    queue: list[Turn] = [
+        (granted[ask.key] >= ask.assured, -ask.priority, granted[ask.key] - ask.held, ask.key, ask)
+        for ask in asks
+        if granted[ask.key] < ask.asked
+    ]
+    heapify(queue)
+    more_of: dict[Key, tuple[Ask, int]] = {}
+    while queue:
+        _, priority, turn, key, ask = heappop(queue)
+        if holds + ask.gpus > bound:
+            # No further replica of it will fit: the tenant only fills.
+            continue
+        holds += ask.gpus
+        more_of[key] = ask, more_of.get(key, (ask, 0))[1] + 1
+        turn += 1
+        if ask.held + turn < ask.asked:
+            heappush(queue, (ask.held + turn >= ask.assured, priority, turn, key, ask))
+    return tuple(more_of.values())
+
+
+def _in_order(mine: list[tuple[Ask, int]]) -> list[tuple[bool, Ask]]:
+    """Return one tenant's replicas one by one in their order, each with whether it was not asked for before."""
+    if len(mine) == 1:
+        [(ask, more)] = mine
+        return [(ask.held + turn >= ask.assured, ask) for turn in range(more)]
+    turns = [
+        (ask.held + turn >= ask.assured, -ask.priority, turn, ask.key, ask)
+        for ask, more in mine
+        for turn in range(more)
+    ]
+    return [(later, ask) for later, _, _, _, ask in sorted(turns, key=_of_tenant)]
+
+
+def _of_tenant(turn: Turn) -> tuple[bool, int, int, Key]:
+    return turn[:4]
 
 
 def _shrinks(ask: Ask) -> int:
