@@ -10,13 +10,18 @@ from modelfleet.api.meta import Generation, Model
 
 
 class ConditionType(StrEnum):
-    """Conditions of a ModelDeployment, then those of a Tenant. `Stalled` is there only while true, as kstatus asks."""
+    """Conditions of a ModelDeployment. `Stalled` is present only while it is true, as kstatus asks."""
 
     READY = "Ready"
     SCALING = "Scaling"
     METRICS_FRESH = "MetricsFresh"
     SCALING_LIMITED = "ScalingLimited"
     STALLED = "Stalled"
+
+
+class TenantCondition(StrEnum):
+    """Conditions of a Tenant."""
+
     NAMESPACES_BOUND = "NamespacesBound"
     WITHIN_QUOTA = "WithinQuota"
     LENDING = "Lending"
