@@ -280,6 +280,7 @@ class _Class:
         self._end_excess()
         self._give_own()
         self._lend()
+        self._even_out()
 
     def _end_excess(self) -> None:
         """Let tenants over their limit give up the replicas of least priority, the idlest first."""
@@ -320,6 +321,8 @@ class _Class:
         granted, places = self.granted, self._places
         wants: list[Want] = []
         for name, asks in self._growing.items():
+            if name in self._gives:
+                continue
             account = self._accounts[name]
             mine = [(ask, granted[ask.key] - ask.held) for ask in asks]
             holds = account.holds - sum([ask.gpus * more for ask, more in mine])
@@ -358,49 +361,41 @@ class _Class:
         return True
 
     def _lend(self) -> None:
-        """Lend what is left, and let one borrower with too much for its weight give to one with too little."""
+        """Lend what is left, one replica at a time, to the tenant whose borrowed GPUs are fewest for its weight."""
         self._sum_up()
         if not self._kept_back and not self._many_cohorts and self._lend_all():
             return
         granted, places = self.granted, self._places
         heap: list[Lead] = []
         for name, asks in self._growing.items():
-            queue = [
-                (granted[ask.key] >= ask.assured, -ask.priority, granted[ask.key] - ask.held, ask.key, ask)
-                for ask in asks
-                if granted[ask.key] < ask.asked
-            ]
-            if queue:
+            queue = [_turn(ask, granted[ask.key]) for ask in asks if granted[ask.key] < ask.asked]
+            account = self._accounts[name]
+            if len(queue) > 1:
                 heapify(queue)
-                account = self._accounts[name]
-                if self._may_lead(account, queue):
-                    ask = queue[0][4]
-                    heap.append((queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
+            if queue and self._may_lead(account, queue):
+                ask = queue[0][4]
+                heap.append((queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
         heapify(heap)
-        short: list[tuple[float, str, Ask, Account]] = []
         while heap and places.total_free:
-            _, share, name, account, queue = heap[0]
-            _, priority, turn, key, ask = queue[0]
+            _, _, name, account, queue = heap[0]
+            ask = queue[0][4]
             if not self._lendable(account, ask.gpus):
-                self.limits.setdefault(key, Limit.LENDING_LIMIT)
+                self.limits[ask.key] = Limit.LENDING_LIMIT
                 heappop(queue)
             elif places.take(ask.gpus):
-                granted[key] += 1
+                granted[ask.key] += 1
                 self._lend_to(account, ask.gpus)
-                if granted[key] < ask.asked:
-                    heapreplace(queue, (granted[key] >= ask.assured, priority, turn + 1, key, ask))
+                if granted[ask.key] < ask.asked:
+                    heapreplace(queue, _turn(ask, granted[ask.key]))
                 else:
                     heappop(queue)
             else:
-                short.append((share, name, ask, account))
                 heappop(queue)
             if self._may_lead(account, queue):
                 ask = queue[0][4]
                 heapreplace(heap, (queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
             else:
                 heappop(heap)
-        short += [(share, name, queue[0][4], account) for _, share, name, account, queue in heap]
-        self._even_out(short)
 
     def _lend_all(self) -> bool:
         """Lend everybody what is asked for within the limits, if all of it fits; else leave all as it was."""
@@ -417,47 +412,50 @@ class _Class:
         for account, ask, more in found:
             account.holds += more * ask.gpus
             self.granted[ask.key] += more
-        for name, asks in self._growing.items():
-            short = [ask for ask in asks if self.granted[ask.key] < ask.asked]
-            if short:
-                self._may_lead(self._accounts[name], [(False, 0, 0, ask.key, ask) for ask in short])
         return True
 
     def _may_lead(self, account: Account, queue: list[Turn]) -> bool:
         """Drop asks from the front that may have no more; return whether one is left."""
-        while queue:
-            ask = queue[0][4]
-            gpus = account.holds + ask.gpus
-            if gpus > account.limit:
-                self.limits.setdefault(ask.key, Limit.TENANT_QUOTA)
-            elif gpus > account.nominal and (not ask.may_borrow or account.name in self._gives):
-                self.limits.setdefault(ask.key, Limit.RECLAIMED)
-            else:
-                return True
+        while queue and self._limit(account, queue[0][4]):
             heappop(queue)
-        return False
+        return bool(queue)
 
-    def _even_out(self, short: list[tuple[float, str, Ask, Account]]) -> None:
-        most = max((account.share(account.stays) for account in self._accounts.values() if not account.grew), default=0)
+    def _limit(self, account: Account, ask: Ask) -> Limit:
+        """Return what forbids a tenant one more replica wherever there is a place."""
+        gpus = account.holds + ask.gpus
+        if gpus > account.limit:
+            return Limit.TENANT_QUOTA
+        if gpus > account.nominal and (not ask.may_borrow or account.name in self._gives):
+            return Limit.RECLAIMED
+        return Limit.NONE
+
+    def _even_out(self) -> None:
+        """Let one borrower with too much for its weight give a place to one with too little; note who is limited."""
+        most = max([account.share(account.stays) for account in self._accounts.values() if not account.grew], default=0)
+        short: list[tuple[float, str, Key, Ask]] = []
+        for name, asks in self._growing.items():
+            account = self._accounts[name]
+            for ask in asks:
+                if self.granted[ask.key] < ask.asked and ask.key not in self.limits:
+                    if limit := self._limit(account, ask):
+                        self.limits[ask.key] = limit
+                    elif (share := account.share(account.holds + ask.gpus)) < most:
+                        short.append((share, name, ask.key, ask))
         hopeless: dict[str, int] = {}
-        for share, _, ask, account in sorted(
-            (one for one in short if one[0] < most), key=lambda one: (one[0], one[1], one[2].key)
-        ):
-            if ask.key in self.limits:
-                continue
+        for share, name, _, ask in sorted(short, key=_of_borrower):
+            account = self._accounts[name]
             number = self._places.draining_place(ask.gpus)
             if number is not None:
                 self._wait_at(number, ask)
-                continue
-            if ask.gpus >= hopeless.get(account.cohort, UNLIMITED):
-                continue
-            hole = self._reclaimable().dig_fairly(ask.gpus, cohort=account.cohort, share=share)
-            if hole is None:
-                hopeless[account.cohort] = ask.gpus
-            elif self._lendable(account, ask.gpus, freed=sum(victim.ask.gpus for victim in hole.victims)):
-                self._take_back(hole.victims, taker=account.name, of_its_own=False)
-                self._wait_at(hole.number, ask)
-                return
+            elif ask.gpus < hopeless.get(account.cohort, UNLIMITED):
+                hole = self._reclaimable().dig_fairly(ask.gpus, cohort=account.cohort, share=share)
+                if hole is None:
+                    # Who comes later has more already, and may take less from the others.
+                    hopeless[account.cohort] = ask.gpus
+                elif self._lendable(account, ask.gpus, freed=sum(victim.ask.gpus for victim in hole.victims)):
+                    self._take_back(hole.victims, taker=name, of_its_own=False)
+                    self._wait_at(hole.number, ask)
+                    return
 
     # --- lending limits and cohorts -------------------------------------------------------------
 
@@ -555,24 +553,24 @@ def _fill(asks: list[Ask], account: Account, bound: int, granted: Mapping[Key, i
         more = min((bound - account.holds) // ask.gpus, ask.asked - granted[ask.key])
         return ((ask, more),) if more > 0 else ()
     holds = account.holds
-    queue: list[Turn] = [
-        (granted[ask.key] >= ask.assured, -ask.priority, granted[ask.key] - ask.held, ask.key, ask)
-        for ask in asks
-        if granted[ask.key] < ask.asked
-    ]
+    queue = [_turn(ask, granted[ask.key]) for ask in asks if granted[ask.key] < ask.asked]
     heapify(queue)
     more_of: dict[Key, tuple[Ask, int]] = {}
     while queue:
-        _, priority, turn, key, ask = heappop(queue)
+        _, _, turn, key, ask = heappop(queue)
         if holds + ask.gpus > bound:
             # No further replica of it will fit: the tenant only fills.
             continue
         holds += ask.gpus
         more_of[key] = ask, more_of.get(key, (ask, 0))[1] + 1
-        turn += 1
-        if ask.held + turn < ask.asked:
-            heappush(queue, (ask.held + turn >= ask.assured, priority, turn, key, ask))
+        if ask.held + turn + 1 < ask.asked:
+            heappush(queue, _turn(ask, ask.held + turn + 1))
     return tuple(more_of.values())
+
+
+def _turn(ask: Ask, replicas: int) -> Turn:
+    """Return the turn of an ask that has so many replicas."""
+    return replicas >= ask.assured, -ask.priority, replicas - ask.held, ask.key, ask
 
 
 def _in_order(mine: list[tuple[Ask, int]]) -> list[tuple[bool, Ask]]:
@@ -580,11 +578,7 @@ def _in_order(mine: list[tuple[Ask, int]]) -> list[tuple[bool, Ask]]:
     if len(mine) == 1:
         [(ask, more)] = mine
         return [(ask.held + turn >= ask.assured, ask) for turn in range(more)]
-    turns = [
-        (ask.held + turn >= ask.assured, -ask.priority, turn, ask.key, ask)
-        for ask, more in mine
-        for turn in range(more)
-    ]
+    turns = [_turn(ask, ask.held + turn) for ask, more in mine for turn in range(more)]
     return [(later, ask) for later, _, _, _, ask in sorted(turns, key=_of_tenant)]
 
 
@@ -599,6 +593,10 @@ def _shrinks(ask: Ask) -> int:
 
 def _in_turn(want: Want) -> tuple[bool, float, str, int]:
     return want[:4]
+
+
+def _of_borrower(short: tuple[float, str, Key, Ask]) -> tuple[float, str, Key]:
+    return short[:3]
 
 
 def _name(account: Account) -> str:
