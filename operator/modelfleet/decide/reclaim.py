@@ -175,14 +175,23 @@ class Borrowed:
 
     def take(self, victims: Iterable[Victim]) -> None:
         """Take the victims away: they drain where they run."""
-        touched = set()
+        touched: set[int] = set()
+        lighter: set[Key] = set()
         for victim in victims:
             self._gone.add((victim.ask.key.namespace, victim.replica.pod))
             victim.account.stays -= victim.ask.gpus
             if victim.number is not None:
                 self._places.draining[victim.number] += victim.ask.gpus
                 touched.add(victim.number)
-        # Their nodes may now be the cheaper ones.
+            if not victim.replica.ready:
+                lighter.add(victim.ask.key)
+        # Their nodes may now be the cheaper ones, and those where a victim takes fewer others along.
+        touched |= {
+            victim.number
+            for victims in (self._by_node.values() if lighter else ())
+            for victim in victims
+            if victim.ask.key in lighter and victim.number is not None
+        }
         for (gpus, cohort), heap in self._heaps.items():
             for number in touched:
                 found = self._open(number, gpus, cohort, self._own_floor)
@@ -205,15 +214,22 @@ class Borrowed:
                 continue
             for count in range(1, len(candidates) + 1):
                 if sum(sizes[:count]) >= need:
-                    chosen = self._choose(candidates, 0, count, need, {}, floor)
+                    chosen = self._choose(candidates, 0, count, need, {}, frozenset(), floor)
                     if chosen is not None:
-                        victims = tuple(sorted({id(one): one for one in chosen}.values(), key=_rank))
+                        victims = tuple(sorted(chosen, key=_rank))
                         ranks = tuple(victim.rank for victim in victims)
                         return (foreign, len(victims), ranks, number), Hole(number, victims)
         return None
 
     def _choose(
-        self, candidates: list[Victim], start: int, count: int, need: int, lost: dict[str, int], floor: Floor
+        self,
+        candidates: list[Victim],
+        start: int,
+        count: int,
+        need: int,
+        lost: dict[str, int],
+        taken_along: frozenset[Key],
+        floor: Floor,
     ) -> list[Victim] | None:
         """Return the first `count` candidates by rank that free what is needed and that their tenants can lose."""
         if count == 0:
@@ -222,7 +238,7 @@ class Borrowed:
             return None
         for index in range(start, len(candidates) - count + 1):
             victim = candidates[index]
-            along = self._along(victim, candidates)
+            along = [] if victim.ask.key in taken_along else self._along(victim)
             name, size = victim.account.name, victim.ask.gpus * (1 + len(along))
             if victim.account.stays - lost.get(name, 0) - size < floor(victim.account):
                 continue
@@ -232,13 +248,14 @@ class Borrowed:
                 count - 1,
                 need - victim.ask.gpus,
                 {**lost, name: lost.get(name, 0) + size},
+                taken_along | {victim.ask.key} if victim.replica.ready else taken_along,
                 floor,
             )
             if rest is not None:
                 return [victim, *along, *rest]
         return None
 
-    def _along(self, victim: Victim, candidates: list[Victim]) -> list[Victim]:
+    def _along(self, victim: Victim) -> list[Victim]:
         """Return what goes before it whatever is asked: replicas of its deployment elsewhere that are not ready."""
         if not victim.replica.ready:
             return []
