@@ -122,9 +122,7 @@ def test_sharing_equals_the_obvious_one() -> None:
         asks, nodes, tenants = list(made.asks), list(made.nodes), list(made.tenants)
         for listed in (asks, nodes, tenants):
             random.shuffle(listed)
-        actual = share_out(
-            asks, {CLASS: tuple(nodes)}, tenants, leaving=made.leaving, unbound_may_borrow=borrow
-        )
+        actual = share_out(asks, {CLASS: tuple(nodes)}, tenants, leaving=made.leaving, unbound_may_borrow=borrow)
         told = {(reclaim.key, pod) for reclaim in actual.reclaims for pod in reclaim.pods}
         reclaimed += bool(told)
 

@@ -63,7 +63,7 @@ class TenantSpec(Model):
     """Names of the namespaces that are the tenant's. A namespace that an older Tenant names stays with that one."""
     cohort: Name | None = None
     """Tenants of one cohort lend to each other. When absent: the common pool, a cohort of its own."""
-    quotas: Annotated[tuple[ClassQuota, ...], Field(min_length=1, max_length=32)]
+    quotas: Annotated[tuple[ClassQuota, ...], Field(max_length=32)]
     """What it may have of each accelerator class. A class that is not listed is closed to the tenant."""
     tokens_per_minute: TokenAllowances | None = None
     """Load that may buy replicas. When absent: all of it."""

@@ -104,6 +104,7 @@ class Borrowed:
         self._gone: set[tuple[str, str]] = set()
         self._guaranteed: dict[str, int] = {}
         self._heaps: dict[tuple[int, str], list[tuple[Cost, Hole]]] = {}
+        self._stale: set[int] = set()
         number_of = {node.name: number for number, node in enumerate(places.nodes)}
         for ask in asks:
             account = accounts[ask.tenant]
@@ -137,6 +138,11 @@ class Borrowed:
 
     def dig(self, gpus: int, *, cohort: str) -> Hole | None:
         """Return where so many GPUs of one node open for a tenant that wants its own back; None when nowhere."""
+        for (size, of), known in self._heaps.items():
+            for number in self._stale:
+                if found := self._open(number, size, of, self._own_floor):
+                    heappush(known, found)
+        self._stale.clear()
         heap = self._heaps.get((gpus, cohort))
         if heap is None:
             heap = self._heaps[gpus, cohort] = [
@@ -146,7 +152,7 @@ class Borrowed:
         while heap:
             cost, hole = heappop(heap)
             found = self._open(hole.number, gpus, cohort, self._own_floor)
-            # What a hole costs only grows while others are dug, so the first that is as it was is the least.
+            # On all other nodes a hole only becomes dearer while others are dug: the first as it was is the least.
             if found is not None and found[0] == cost:
                 return found[1]
             if found is not None:
@@ -185,18 +191,13 @@ class Borrowed:
                 touched.add(victim.number)
             if not victim.replica.ready:
                 lighter.add(victim.ask.key)
-        # Their nodes may now be the cheaper ones, and those where a victim takes fewer others along.
-        touched |= {
+        # Their nodes may become the cheaper ones, and those where a victim takes fewer others along.
+        self._stale |= touched | {
             victim.number
             for victims in (self._by_node.values() if lighter else ())
             for victim in victims
             if victim.ask.key in lighter and victim.number is not None
         }
-        for (gpus, cohort), heap in self._heaps.items():
-            for number in touched:
-                found = self._open(number, gpus, cohort, self._own_floor)
-                if found is not None:
-                    heappush(heap, found)
 
     def _own_floor(self, account: Account) -> int:
         return self._guaranteed[account.name]
