@@ -83,8 +83,10 @@ class _Sharing:
         used = {tenant.name: tenant.used_gpus.get(accelerator, 0) for tenant in tenants} | {"": 0}
         for name in self.quota:
             held = sum(ask.held * ask.gpus for ask in asks if ask.tenant == name)
-            going = sum(each.gpus for each in leaving if each.tenant == name)
-            self.holds[name] = max(used[name], held + going)
+            on_nodes = sum(each.gpus for each in leaving if each.tenant == name and each.node)
+            waits = sum(each.gpus for each in leaving if each.tenant == name and not each.node and name)
+            going = on_nodes + waits
+            self.holds[name] = max(used[name], held + on_nodes) + waits
             self.stays[name] = self.holds[name] - going
             self.other[name] = self.holds[name] - going - held
         for each in leaving:

@@ -333,6 +333,7 @@ def _grant_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping
 
     stays = {draft.observed.key: draft for draft in drafts if _hands_off(draft)}
     real = share([_as_it_stays(ask, stays[ask.key]) if ask.key in stays else ask for ask in asks])
+    real = _down_before_up(real, drafts, asks)
     if not stays:
         return real
     gives = {reclaim.key for reclaim in real.reclaims}
@@ -345,6 +346,29 @@ def _grant_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping
             for key in real.granted
             if (limit := (would if key in stays.keys() - gives else real).limits.get(key)) is not None
         },
+    )
+
+
+def _down_before_up(allocation: Allocation, drafts: list[_Draft], asks: list[Ask]) -> Allocation:
+    """Let no deployment of a tenant grow while another gives up pods that wait for a node: they may still get one."""
+    waiting = {
+        draft.observed.key: sum(1 for pod in draft.observed.pods if not pod.node and not pod.terminating)
+        for draft in drafts
+    }
+    granted = allocation.granted
+    down = {
+        ask.tenant
+        for ask in asks
+        if ask.tenant and waiting[ask.key] and granted[ask.key] < min(ask.held + waiting[ask.key], ask.assured)
+    }
+    if not down:
+        return allocation
+    current = {draft.observed.key: draft.current for draft in drafts}
+    later = {ask.key for ask in asks if ask.tenant in down and granted[ask.key] > current[ask.key]}
+    return replace(
+        allocation,
+        granted={key: current[key] if key in later else count for key, count in granted.items()},
+        limits={**dict.fromkeys(later, Limit.TENANT_QUOTA), **allocation.limits},
     )
 
 
@@ -390,10 +414,12 @@ def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, told: tup
 
 
 def _leaving(draft: _Draft, ask: Ask, told: tuple[Pod, ...]) -> list[Leaving]:
+    alive = [pod for pod in draft.observed.pods if not pod.terminating]
+    unplaced = [pod for pod in alive if not pod.node][: max(0, len(alive) - draft.current)]
     return [
         Leaving(ask.tenant, ask.accelerator, pod.node, ask.gpus, ask.grace_seconds, told=not pod.terminating)
         for pod in draft.observed.pods
-        if pod.node and (pod.terminating or pod in told)
+        if (pod.node and (pod.terminating or pod in told)) or pod in unplaced
     ]
 
 

@@ -36,6 +36,7 @@ class Leaving:
 
     Attributes:
         tenant: Who holds it.
+        node: Where it is; empty while it waits for a node, and may still get one.
         seconds: Longest time until it is gone.
         told: Whether it was told and does not terminate yet, so that no node's draining GPUs count it.
     """
@@ -205,8 +206,12 @@ class _Class:
 
     def _note_leaving(self, leaving: Iterable[Leaving]) -> Mapping[str, int]:
         going: Counter[str] = Counter()
+        self._unplaced: Counter[str] = Counter()
         number_of = {node.name: number for number, node in enumerate(self._places.nodes)} if leaving else {}
         for one in leaving:
+            if not one.node:
+                self._unplaced[one.tenant] += one.gpus
+                continue
             going[one.tenant] += one.gpus
             self._told.setdefault(one.node, []).append(Wait(one.tenant, one.gpus, one.seconds))
             if one.told and one.node in number_of:
@@ -237,6 +242,9 @@ class _Class:
             holds = tenant.used_gpus.get(accelerator, 0)
             if holds < mine + leaves:  # noqa: PLR1730 - half the time of max(), 20,000 times
                 holds = mine + leaves
+            if name in self._unplaced:
+                leaves += self._unplaced[name]
+                holds += self._unplaced[name]
             nominal, borrowing, lending = quota.nominal_gpus, quota.borrowing_limit_gpus, quota.lending_limit_gpus
             accounts[name] = Account(
                 name,
