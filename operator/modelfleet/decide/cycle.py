@@ -321,10 +321,10 @@ def _grant_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping
     asks, leaving = [], []
     for draft in drafts:
         if draft.observed.spec is not None:
-            tenant, told = _tenant_of(draft, tenants), _told(draft)
-            ask = _tenant_ask(draft, draft.observed.spec, tenant, told)
+            tenant, surplus = _tenant_of(draft, tenants), _surplus(draft)
+            ask = _tenant_ask(draft, draft.observed.spec, tenant, surplus)
             asks.append(replace(ask, may_borrow=(tenant, ask.accelerator) not in resting))
-            leaving += _leaving(draft, ask, told)
+            leaving += _leaving(draft, ask, surplus)
 
     def share(asks: list[Ask]) -> Allocation:
         return share_out(
@@ -387,17 +387,18 @@ def _as_it_stays(ask: Ask, draft: _Draft) -> Ask:
     )
 
 
-def _told(draft: _Draft) -> tuple[Pod, ...]:
-    """Return the pods that were told to go and do not terminate yet: as many as there are more than asked for."""
-    if not draft.memory.leaving:
-        return ()
+def _surplus(draft: _Draft) -> tuple[Pod, ...]:
+    """Return the pods beyond what was asked for: told to go and not terminating yet, or of a roll-out."""
     alive = [pod for pod in draft.observed.pods if not pod.terminating]
-    surplus = max(0, len(alive) - draft.current)
-    return tuple(pod for pod in alive if pod.name in draft.memory.leaving)[:surplus]
+    if len(alive) <= draft.current:
+        return ()
+    going = [pod for pod in _in_order_of_going(alive) if pod.name not in draft.memory.leaving]
+    return (*(pod for pod in alive if pod.name in draft.memory.leaving), *going)[: len(alive) - draft.current]
 
 
-def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, told: tuple[Pod, ...]) -> Ask:
-    stay = _in_order_of_going(pod for pod in draft.observed.pods if pod.node and pod not in told)
+def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[Pod, ...]) -> Ask:
+    stay = _in_order_of_going(pod for pod in draft.observed.pods if pod.node and pod not in surplus)
+    told = any(pod.name in draft.memory.leaving for pod in surplus)
     return Ask(
         key=draft.observed.key,
         accelerator=spec.accelerator,
@@ -413,13 +414,21 @@ def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, told: tup
     )
 
 
-def _leaving(draft: _Draft, ask: Ask, told: tuple[Pod, ...]) -> list[Leaving]:
-    alive = [pod for pod in draft.observed.pods if not pod.terminating]
-    unplaced = [pod for pod in alive if not pod.node][: max(0, len(alive) - draft.current)]
+def _leaving(draft: _Draft, ask: Ask, surplus: tuple[Pod, ...]) -> list[Leaving]:
+    child = draft.observed.child
+    rolling_out = child is not None and child.rolling_out
     return [
-        Leaving(ask.tenant, ask.accelerator, pod.node, ask.gpus, ask.grace_seconds, told=not pod.terminating)
+        Leaving(
+            ask.tenant,
+            ask.accelerator,
+            pod.node,
+            ask.gpus,
+            ask.grace_seconds,
+            # A roll-out's pod goes when the roll-out ends, and nobody knows when that is.
+            told=not pod.terminating and (pod.name in draft.memory.leaving or not rolling_out),
+        )
         for pod in draft.observed.pods
-        if (pod.node and (pod.terminating or pod in told)) or pod in unplaced
+        if (pod.terminating and pod.node) or pod in surplus
     ]
 
 
