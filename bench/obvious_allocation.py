@@ -254,7 +254,7 @@ class _Sharing:
                 ask = self.borrower(name, self.granted, out)
                 if ask is not None:
                     later = self.granted[ask.key] >= ask.assured
-                    heads.append((later, self.share(name, self.holds[name] + ask.gpus), name, ask))
+                    heads.append((later, self.share(name, self.holds[name]), name, ask))
             if not heads:
                 break
             _, _, name, ask = min(heads, key=lambda head: head[:3])

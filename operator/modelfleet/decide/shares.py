@@ -381,8 +381,7 @@ class _Class:
             if len(queue) > 1:
                 heapify(queue)
             if queue and self._may_lead(account, queue):
-                ask = queue[0][4]
-                heap.append((queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
+                heap.append((queue[0][0], account.share(account.holds), name, account, queue))
         heapify(heap)
         while heap and places.total_free:
             _, _, name, account, queue = heap[0]
@@ -400,8 +399,7 @@ class _Class:
             else:
                 heappop(queue)
             if self._may_lead(account, queue):
-                ask = queue[0][4]
-                heapreplace(heap, (queue[0][0], account.share(account.holds + ask.gpus), name, account, queue))
+                heapreplace(heap, (queue[0][0], account.share(account.holds), name, account, queue))
             else:
                 heappop(heap)
 
