@@ -34,7 +34,10 @@ class Places:
                     continue
                 # A node that gave one has the least rest now: it gives on while it can.
                 places = min(rest // gpus, left)
-                self.take_at(number, places * gpus)
+                free[number] = after = rest - places * gpus
+                self.total_free -= places * gpus
+                if after:
+                    heappush(self._with_free[after], number)
                 left -= places
                 if not left:
                     return count

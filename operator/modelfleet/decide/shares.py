@@ -407,12 +407,16 @@ class _Class:
         """Lend everybody what is asked for within the limits, if all of it fits; else leave all as it was."""
         sizes: dict[int, int] = {}
         found: list[tuple[Account, Ask, int]] = []
+        left = self._places.total_free
         for name, asks in self._growing.items():
             account = self._accounts[name]
             bound = account.nominal if name in self._gives or not asks[0].may_borrow else account.limit
             for ask, more in _fill(asks, account, bound, self.granted):
+                left -= more * ask.gpus
                 sizes[ask.gpus] = sizes.get(ask.gpus, 0) + more
                 found.append((account, ask, more))
+            if left < 0:
+                return False
         if not self._all_fit(sizes):
             return False
         for account, ask, more in found:
