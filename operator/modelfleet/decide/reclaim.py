@@ -57,9 +57,9 @@ class Account:
         """Return the GPUs that it does not lend though they are idle, had it so many."""
         return max(0, self.nominal - self.lending - gpus)
 
-    def idle(self) -> int:
-        """Return the GPUs that it lends or could lend."""
-        return min(self.lending, max(0, self.nominal - self.holds))
+    def idle(self, gpus: int) -> int:
+        """Return the GPUs that it lends or could lend, had it so many."""
+        return min(self.lending, max(0, self.nominal - gpus))
 
 
 @dataclass(frozen=True, slots=True)

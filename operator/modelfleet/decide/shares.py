@@ -136,9 +136,9 @@ def share_out(
             accelerator=accelerator,
             leaving=going.get(accelerator, ()),
             unbound_may_borrow=unbound_may_borrow,
+            granted=granted,
         )
         one_class.share_out()
-        granted |= one_class.granted
         limits |= one_class.limits
         waits |= {key: _by_tenant(found) for key, found in one_class.waits.items()}
         reclaims += one_class.reclaims()
@@ -160,8 +160,8 @@ def _by_tenant(waits: list[Wait]) -> tuple[Wait, ...]:
 
 Turn = tuple[bool, int, int, Key, Ask]
 """An ask's next replica among its tenant's: assured ones first, then the priority, then one each in turn."""
-Lead = tuple[bool, float, str, Account, list[Turn]]
-"""A tenant's next replica among all that borrow: assured ones first, then the least borrowed for its weight."""
+Lead = tuple[str, Account, list[Turn]]
+"""A tenant among all that borrow: who waits for an assured one leads, then who has borrowed least for its weight."""
 Want = tuple[bool, float, str, int, Ask]
 """One replica within nominal: assured ones first, then the least part of nominal in use; ties by name, then turn."""
 
@@ -178,8 +178,9 @@ class _Class:
         accelerator: str,
         leaving: Iterable[Leaving],
         unbound_may_borrow: bool,
+        granted: dict[Key, int],
     ) -> None:
-        self.granted: dict[Key, int] = {}
+        self.granted = granted
         self.limits: dict[Key, Limit] = {}
         self.waits: dict[Key, list[Wait]] = {}
         self._asks = asks
@@ -192,12 +193,15 @@ class _Class:
         self._borrowed: Borrowed | None = None
         held: dict[str, int] = {}
         for ask in asks:
-            self.granted[ask.key] = ask.held if ask.held < ask.asked else ask.asked
-            held[ask.tenant] = held.get(ask.tenant, 0) + ask.held * ask.gpus
-            if ask.asked > ask.held:
-                self._growing.setdefault(ask.tenant, []).append(ask)
-            elif ask.asked < ask.held:
-                self._shrinking.append(ask)
+            name, has, asked = ask.tenant, ask.held, ask.asked
+            held[name] = held.get(name, 0) + has * ask.gpus
+            if asked > has:
+                granted[ask.key] = has
+                self._growing.setdefault(name, []).append(ask)
+            else:
+                granted[ask.key] = asked
+                if asked < has:
+                    self._shrinking.append(ask)
         going = self._note_leaving(leaving)
         self._accounts = self._open(tenants, accelerator, held, going, unbound_may_borrow=unbound_may_borrow)
         self._note_shrinking()
@@ -374,34 +378,57 @@ class _Class:
         if not self._kept_back and not self._many_cohorts and self._lend_all():
             return
         granted, places = self.granted, self._places
-        heap: list[Lead] = []
+        # Borrowers by what they have for their weight: a few distinct fractions, so that no heap of all is needed.
+        leads: dict[tuple[bool, float], list[Lead]] = {}
         for name, asks in self._growing.items():
-            queue = [_turn(ask, granted[ask.key]) for ask in asks if granted[ask.key] < ask.asked]
             account = self._accounts[name]
-            if len(queue) > 1:
+            if len(asks) == 1:
+                [ask] = asks
+                have = granted[ask.key]
+                if have >= ask.asked or self._limit(account, ask):
+                    continue
+                queue = [(have >= ask.assured, -ask.priority, have - ask.held, ask.key, ask)]
+            else:
+                queue = [_turn(ask, granted[ask.key]) for ask in asks if granted[ask.key] < ask.asked]
                 heapify(queue)
-            if queue and self._may_lead(account, queue):
-                heap.append((queue[0][0], account.share(account.holds), name, account, queue))
-        heapify(heap)
-        while heap and places.total_free:
-            _, _, name, account, queue = heap[0]
-            ask = queue[0][4]
-            if not self._lendable(account, ask.gpus):
-                self.limits[ask.key] = Limit.LENDING_LIMIT
-                heappop(queue)
-            elif places.take(ask.gpus):
-                granted[ask.key] += 1
-                self._lend_to(account, ask.gpus)
-                if granted[ask.key] < ask.asked:
-                    heapreplace(queue, _turn(ask, granted[ask.key]))
-                else:
-                    heappop(queue)
+                if not self._may_lead(account, queue):
+                    continue
+            lead = queue[0][0], account.share(account.holds)
+            if lead in leads:
+                leads[lead].append((name, account, queue))
             else:
-                heappop(queue)
-            if self._may_lead(account, queue):
-                heapreplace(heap, (queue[0][0], account.share(account.holds), name, account, queue))
-            else:
-                heappop(heap)
+                leads[lead] = [(name, account, queue)]
+        order = list(leads)
+        heapify(order)
+        guarded = self._kept_back or self._many_cohorts
+        while order and places.total_free:
+            lead = heappop(order)
+            for borrower in sorted(leads.pop(lead), key=_first):
+                name, account, queue = borrower
+                # As long as it has no more for its weight than before, it is the first of them.
+                while queue and (after := (queue[0][0], account.share(account.holds))) == lead:
+                    ask = queue[0][4]
+                    if guarded and not self._lendable(account, ask.gpus):
+                        if places.total_free:
+                            self.limits[ask.key] = Limit.LENDING_LIMIT
+                        heappop(queue)
+                    elif places.take(ask.gpus):
+                        granted[ask.key] += 1
+                        if guarded:
+                            self._lend_to(account, ask.gpus)
+                        account.holds += ask.gpus
+                        account.grew = True
+                        if granted[ask.key] < ask.asked:
+                            heapreplace(queue, _turn(ask, granted[ask.key]))
+                        else:
+                            heappop(queue)
+                    else:
+                        heappop(queue)
+                    self._may_lead(account, queue)
+                if queue:
+                    if after not in leads:
+                        heappush(order, after)
+                    leads.setdefault(after, []).append(borrower)
 
     def _lend_all(self) -> bool:
         """Lend everybody what is asked for within the limits, if all of it fits; else leave all as it was."""
@@ -478,7 +505,7 @@ class _Class:
         self._lent: Counter[str] = Counter()
         if self._many_cohorts:
             for account in accounts:
-                self._idle[account.cohort] += account.idle()
+                self._idle[account.cohort] += account.idle(account.holds)
                 self._lent[account.cohort] += max(0, account.holds - account.nominal)
 
     def _lendable(self, account: Account, gpus: int, *, freed: int = 0) -> bool:
@@ -491,21 +518,18 @@ class _Class:
         if not self._many_cohorts:
             return True
         beyond = {cohort: max(0, self._lent[cohort] - self._idle[cohort]) for cohort in self._idle}
-        idle = self._idle[account.cohort] - account.idle() + min(account.lending, max(0, account.nominal - after))
+        idle = self._idle[account.cohort] - account.idle(account.holds) + account.idle(after)
         lent = self._lent[account.cohort] - freed
         lent += max(0, after - account.nominal) - max(0, account.holds - account.nominal)
         beyond[account.cohort] = max(0, lent - idle)
         return sum(beyond.values()) <= self._surplus
 
     def _lend_to(self, account: Account, gpus: int) -> None:
-        before = account.kept_back(account.holds), account.idle(), max(0, account.holds - account.nominal)
-        account.holds += gpus
-        account.grew = True
-        if self._kept_back:
-            self._kept_back += account.kept_back(account.holds) - before[0]
-        if self._many_cohorts:
-            self._idle[account.cohort] += account.idle() - before[1]
-            self._lent[account.cohort] += max(0, account.holds - account.nominal) - before[2]
+        """Note what so many GPUs more for a tenant leave to be lent."""
+        after = account.holds + gpus
+        self._kept_back += account.kept_back(after) - account.kept_back(account.holds)
+        self._idle[account.cohort] += account.idle(after) - account.idle(account.holds)
+        self._lent[account.cohort] += max(0, after - account.nominal) - max(0, account.holds - account.nominal)
 
     # --- taking back ----------------------------------------------------------------------------
 
@@ -603,6 +627,10 @@ def _shrinks(ask: Ask) -> int:
 
 def _in_turn(want: Want) -> tuple[bool, float, str, int]:
     return want[:4]
+
+
+def _first(lead: Lead) -> str:
+    return lead[0]
 
 
 def _of_borrower(short: tuple[float, str, Key, Ask]) -> tuple[float, str, Key]:
