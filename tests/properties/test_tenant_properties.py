@@ -256,7 +256,9 @@ def test_more_nominal_never_gives_less(made: World, data: st.DataObject) -> None
 
     def has(tenants: tuple[Tenant, ...]) -> int:
         shared = made._replace(tenants=tenants).share()
-        waits = sum(sum(wait.gpus for wait in shared.waits.get(ask.key, ())) for ask in made.asks if ask.tenant == chosen)
+        waits = sum(
+            sum(wait.gpus for wait in shared.waits.get(ask.key, ())) for ask in made.asks if ask.tenant == chosen
+        )
         return _gpus(made, chosen, shared) + waits
 
     raised = tuple(

@@ -22,7 +22,6 @@ class ConditionType(StrEnum):
 class TenantCondition(StrEnum):
     """Conditions of a Tenant."""
 
-    NAMESPACES_BOUND = "NamespacesBound"
     WITHIN_QUOTA = "WithinQuota"
     LENDING = "Lending"
     BORROWING = "Borrowing"
@@ -58,10 +57,6 @@ class Reason(StrEnum):
     WITHIN_RANGE = "DesiredWithinRange"
     LIMITED = "Limited"
     WAITING_FOR_QUOTA = "WaitingForQuota"
-    WAITING_FOR_RECLAIM = "WaitingForReclaim"
-    BOUND = "Bound"
-    NAMESPACE_TAKEN = "NamespaceTaken"
-    ACCELERATOR_UNKNOWN = "AcceleratorUnknown"
     WITHIN_NOMINAL = "WithinNominal"
     BORROWING = "Borrowing"
     OVER_QUOTA = "OverQuota"
