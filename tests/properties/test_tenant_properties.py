@@ -264,7 +264,7 @@ def test_more_nominal_never_gives_less(made: World, data: st.DataObject) -> None
     raised = tuple(
         replace(
             tenant,
-            quotas={CLASS: replace(quota, nominal_gpus=quota.nominal_gpus + more) for quota in tenant.quotas.values()},
+            quotas={name: replace(one, nominal_gpus=one.nominal_gpus + more) for name, one in tenant.quotas.items()},
         )
         if tenant.name == chosen
         else tenant

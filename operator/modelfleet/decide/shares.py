@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
+from operator import itemgetter
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
@@ -160,10 +161,15 @@ def _by_tenant(waits: list[Wait]) -> tuple[Wait, ...]:
 
 Turn = tuple[bool, int, int, Key, Ask]
 """An ask's next replica among its tenant's: assured ones first, then the priority, then one each in turn."""
-Lead = tuple[str, Account, list[Turn]]
-"""A tenant among all that borrow: who waits for an assured one leads, then who has borrowed least for its weight."""
+Borrower = tuple[str, Account, list[Turn]]
+"""A tenant that would borrow, by name, and its asks."""
+Lead = tuple[bool, float]
+"""Who borrows before whom: those that wait for an assured replica, then who has borrowed least for its weight."""
 Want = tuple[bool, float, str, int, Ask]
 """One replica within nominal: assured ones first, then the least part of nominal in use; ties by name, then turn."""
+
+
+_first = itemgetter(0)
 
 
 class _Class:
@@ -377,58 +383,76 @@ class _Class:
         self._sum_up()
         if not self._kept_back and not self._many_cohorts and self._lend_all():
             return
-        granted, places = self.granted, self._places
-        # Borrowers by what they have for their weight: a few distinct fractions, so that no heap of all is needed.
-        leads: dict[tuple[bool, float], list[Lead]] = {}
+        leads = self._borrowers()
+        order = list(leads)
+        heapify(order)
+        while order and self._places.total_free:
+            lead = heappop(order)
+            for borrower in sorted(leads.pop(lead), key=_first):
+                after = self._lend_to(borrower, lead)
+                if after is not None:
+                    if after in leads:
+                        leads[after].append(borrower)
+                    else:
+                        leads[after] = [borrower]
+                        heappush(order, after)
+
+    def _borrowers(self) -> dict[Lead, list[Borrower]]:
+        """Return who may borrow, by what they have for their weight: a few distinct fractions, each a queue."""
+        granted, accounts, gives = self.granted, self._accounts, self._gives
+        leads: dict[Lead, list[Borrower]] = {}
         for name, asks in self._growing.items():
-            account = self._accounts[name]
-            if len(asks) == 1:
-                [ask] = asks
-                have = granted[ask.key]
-                if have >= ask.asked or self._limit(account, ask):
-                    continue
-                queue = [(have >= ask.assured, -ask.priority, have - ask.held, ask.key, ask)]
-            else:
+            account = accounts[name]
+            if len(asks) > 1:
                 queue = [_turn(ask, granted[ask.key]) for ask in asks if granted[ask.key] < ask.asked]
                 heapify(queue)
                 if not self._may_lead(account, queue):
                     continue
+            else:
+                [ask] = asks
+                have, holds = granted[ask.key], account.holds + ask.gpus
+                if have >= ask.asked or holds > account.limit:
+                    continue
+                if holds > account.nominal and (not ask.may_borrow or name in gives):
+                    continue
+                queue = [(have >= ask.assured, -ask.priority, have - ask.held, ask.key, ask)]
             lead = queue[0][0], account.share(account.holds)
             if lead in leads:
                 leads[lead].append((name, account, queue))
             else:
                 leads[lead] = [(name, account, queue)]
-        order = list(leads)
-        heapify(order)
+        return leads
+
+    def _lend_to(self, borrower: Borrower, lead: Lead) -> Lead | None:
+        """Lend while nobody else is before the borrower; return where it stands then, None when it gets no more."""
+        _, account, queue = borrower
+        granted, places = self.granted, self._places
         guarded = self._kept_back or self._many_cohorts
-        while order and places.total_free:
-            lead = heappop(order)
-            for borrower in sorted(leads.pop(lead), key=_first):
-                name, account, queue = borrower
-                # As long as it has no more for its weight than before, it is the first of them.
-                while queue and (after := (queue[0][0], account.share(account.holds))) == lead:
-                    ask = queue[0][4]
-                    if guarded and not self._lendable(account, ask.gpus):
-                        if places.total_free:
-                            self.limits[ask.key] = Limit.LENDING_LIMIT
-                        heappop(queue)
-                    elif places.take(ask.gpus):
-                        granted[ask.key] += 1
-                        if guarded:
-                            self._lend_to(account, ask.gpus)
-                        account.holds += ask.gpus
-                        account.grew = True
-                        if granted[ask.key] < ask.asked:
-                            heapreplace(queue, _turn(ask, granted[ask.key]))
-                        else:
-                            heappop(queue)
-                    else:
-                        heappop(queue)
-                    self._may_lead(account, queue)
-                if queue:
-                    if after not in leads:
-                        heappush(order, after)
-                    leads.setdefault(after, []).append(borrower)
+        while queue:
+            ask = queue[0][4]
+            gpus = ask.gpus
+            if guarded and not self._lendable(account, gpus):
+                if places.total_free:
+                    self.limits[ask.key] = Limit.LENDING_LIMIT
+                heappop(queue)
+            elif places.take(gpus):
+                have = granted[ask.key] = granted[ask.key] + 1
+                if guarded:
+                    self._note_lent(account, gpus)
+                account.holds += gpus
+                account.grew = True
+                if have < ask.asked:
+                    heapreplace(queue, (have >= ask.assured, -ask.priority, have - ask.held, ask.key, ask))
+                else:
+                    heappop(queue)
+            else:
+                heappop(queue)
+            if not self._may_lead(account, queue):
+                return None
+            after = queue[0][0], account.share(account.holds)
+            if after != lead:
+                return after
+        return None
 
     def _lend_all(self) -> bool:
         """Lend everybody what is asked for within the limits, if all of it fits; else leave all as it was."""
@@ -453,9 +477,11 @@ class _Class:
 
     def _may_lead(self, account: Account, queue: list[Turn]) -> bool:
         """Drop asks from the front that may have no more; return whether one is left."""
-        while queue and self._limit(account, queue[0][4]):
+        while queue:
+            if not self._limit(account, queue[0][4]):
+                return True
             heappop(queue)
-        return bool(queue)
+        return False
 
     def _limit(self, account: Account, ask: Ask) -> Limit:
         """Return what forbids a tenant one more replica wherever there is a place."""
@@ -524,7 +550,7 @@ class _Class:
         beyond[account.cohort] = max(0, lent - idle)
         return sum(beyond.values()) <= self._surplus
 
-    def _lend_to(self, account: Account, gpus: int) -> None:
+    def _note_lent(self, account: Account, gpus: int) -> None:
         """Note what so many GPUs more for a tenant leave to be lent."""
         after = account.holds + gpus
         self._kept_back += account.kept_back(after) - account.kept_back(account.holds)
@@ -627,10 +653,6 @@ def _shrinks(ask: Ask) -> int:
 
 def _in_turn(want: Want) -> tuple[bool, float, str, int]:
     return want[:4]
-
-
-def _first(lead: Lead) -> str:
-    return lead[0]
 
 
 def _of_borrower(short: tuple[float, str, Key, Ask]) -> tuple[float, str, Key]:

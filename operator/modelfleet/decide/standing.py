@@ -123,7 +123,7 @@ def judge_tenant(
         if each.tenant == tenant.name != each.taker
     ]
     takes = [
-        f"{each.gpus} GPUs come from {each.tenant or 'namespaces without a tenant'} ({each.key}), which had borrowed them"
+        f"{each.gpus} GPUs come from {each.tenant or 'no tenant'} ({each.key}), which had borrowed them"
         for each in reclaims
         if each.taker == tenant.name != each.tenant
     ]
