@@ -33,12 +33,12 @@ class Places:
                 if free[number] != rest:
                     continue
                 # A node that gave one has the least rest now: it gives on while it can.
-                places = min(rest // gpus, left)
-                free[number] = after = rest - places * gpus
-                self.total_free -= places * gpus
-                if after:
-                    heappush(self._with_free[after], number)
-                left -= places
+                taken = gpus if left == 1 else gpus * min(rest // gpus, left)
+                free[number] = rest - taken
+                self.total_free -= taken
+                if rest > taken:
+                    heappush(self._with_free[rest - taken], number)
+                left -= taken // gpus
                 if not left:
                     return count
         return count - left
