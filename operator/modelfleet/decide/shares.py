@@ -163,8 +163,8 @@ def _by_tenant(waits: list[Wait]) -> tuple[Wait, ...]:
 
 Turn = tuple[bool, int, int, Key, Ask]
 """An ask's next replica among its tenant's: assured ones first, then the priority, then one each in turn."""
-Borrower = tuple[str, Account, list[Turn]]
-"""A tenant that would borrow, by name, and its asks."""
+Borrower = tuple[str, Account, Ask, list[Turn] | None]
+"""A tenant that would borrow, by name: its only ask, or the queue of several."""
 Lead = tuple[bool, float]
 """Who borrows before whom: those that wait for an assured replica, then who has borrowed least for its weight."""
 Want = tuple[bool, float, str, int, Ask]
@@ -387,7 +387,7 @@ class _Class:
     def _lend(self) -> None:
         """Lend what is left, one replica at a time, to the tenant whose borrowed GPUs are fewest for its weight."""
         self._sum_up()
-        if not self._kept_back and not self._many_cohorts and self._lend_all():
+        if not self._guarded and self._lend_all():
             return
         leads = self._borrowers()
         order = list(leads)
@@ -405,52 +405,46 @@ class _Class:
 
     def _borrowers(self) -> dict[Lead, list[Borrower]]:
         """Return who may borrow, by what they have for their weight: a few distinct fractions, each a queue."""
-        granted, accounts, gives = self.granted, self._accounts, self._gives
+        granted, accounts = self.granted, self._accounts
         leads: dict[Lead, list[Borrower]] = {}
         for name, asks in self._growing.items():
-            account = accounts[name]
+            account, ask = accounts[name], asks[0]
+            queue: list[Turn] | None = None
+            have = granted[ask.key]
             if len(asks) > 1:
                 queue = [_turn(ask, granted[ask.key]) for ask in asks if granted[ask.key] < ask.asked]
                 heapify(queue)
                 if not self._may_lead(account, queue):
                     continue
+                later = queue[0][0]
             else:
-                [ask] = asks
-                have, holds = granted[ask.key], account.holds + ask.gpus
-                if have >= ask.asked or holds > account.limit:
+                if have >= ask.asked or account.holds + ask.gpus > self._bound(account, ask):
                     continue
-                if holds > account.nominal and (not ask.may_borrow or name in gives):
-                    continue
-                queue = [(have >= ask.assured, -ask.priority, have - ask.held, ask.key, ask)]
-            lead = queue[0][0], account.share(account.holds)
+                later = have >= ask.assured
+            lead = later, account.share(account.holds)
             if lead in leads:
-                leads[lead].append((name, account, queue))
+                leads[lead].append((name, account, ask, queue))
             else:
-                leads[lead] = [(name, account, queue)]
+                leads[lead] = [(name, account, ask, queue)]
         return leads
 
     def _lend_to(self, borrower: Borrower, lead: Lead) -> Lead | None:
         """Lend while nobody else is before the borrower; return where it stands then, None when it gets no more."""
-        _, account, queue = borrower
-        granted, places = self.granted, self._places
-        guarded = self._kept_back or self._many_cohorts
+        _, account, ask, queue = borrower
+        if queue is None:
+            bound = self._bound(account, ask)
+            while self._lend_one(account, ask) and account.holds + ask.gpus <= bound:
+                have = self.granted[ask.key]
+                if have >= ask.asked:
+                    return None
+                after = have >= ask.assured, account.share(account.holds)
+                if after != lead:
+                    return after
+            return None
         while queue:
             ask = queue[0][4]
-            gpus = ask.gpus
-            if guarded and not self._lendable(account, gpus):
-                if places.total_free:
-                    self.limits[ask.key] = Limit.LENDING_LIMIT
-                heappop(queue)
-            elif places.take(gpus):
-                have = granted[ask.key] = granted[ask.key] + 1
-                if guarded:
-                    self._note_lent(account, gpus)
-                account.holds += gpus
-                account.grew = True
-                if have < ask.asked:
-                    heapreplace(queue, (have >= ask.assured, -ask.priority, have - ask.held, ask.key, ask))
-                else:
-                    heappop(queue)
+            if self._lend_one(account, ask) and self.granted[ask.key] < ask.asked:
+                heapreplace(queue, _turn(ask, self.granted[ask.key]))
             else:
                 heappop(queue)
             if not self._may_lead(account, queue):
@@ -460,26 +454,45 @@ class _Class:
                 return after
         return None
 
+    def _lend_one(self, account: Account, ask: Ask) -> bool:
+        """Lend a place for one replica; return whether there was one that the tenant may have."""
+        gpus, places = ask.gpus, self._places
+        if self._guarded and not self._lendable(account, gpus):
+            if places.total_free:
+                self.limits[ask.key] = Limit.LENDING_LIMIT
+            return False
+        if not places.take(gpus):
+            return False
+        self.granted[ask.key] += 1
+        if self._guarded:
+            self._note_lent(account, gpus)
+        account.holds += gpus
+        account.grew = True
+        return True
+
     def _lend_all(self) -> bool:
         """Lend everybody what is asked for within the limits, if all of it fits; else leave all as it was."""
         sizes: dict[int, int] = {}
-        found: list[tuple[Account, Ask, int]] = []
         left = self._places.total_free
         for name, asks in self._growing.items():
             account = self._accounts[name]
-            bound = account.nominal if name in self._gives or not asks[0].may_borrow else account.limit
-            for ask, more in _fill(asks, account, bound, self.granted):
+            for ask, more in _fill(asks, account, self._bound(account, asks[0]), self.granted):
                 left -= more * ask.gpus
                 sizes[ask.gpus] = sizes.get(ask.gpus, 0) + more
-                found.append((account, ask, more))
             if left < 0:
                 return False
         if not self._all_fit(sizes):
             return False
-        for account, ask, more in found:
-            account.holds += more * ask.gpus
-            self.granted[ask.key] += more
+        for name, asks in self._growing.items():
+            account = self._accounts[name]
+            for ask, more in _fill(asks, account, self._bound(account, asks[0]), self.granted):
+                account.holds += more * ask.gpus
+                self.granted[ask.key] += more
         return True
+
+    def _bound(self, account: Account, ask: Ask) -> int:
+        """Return the most GPUs that a tenant may hold."""
+        return account.limit if ask.may_borrow and account.name not in self._gives else account.nominal
 
     def _may_lead(self, account: Account, queue: list[Turn]) -> bool:
         """Drop asks from the front that may have no more; return whether one is left."""
@@ -533,6 +546,7 @@ class _Class:
         self._kept_back = sum(
             [account.kept_back(account.holds) for account in accounts if account.lending != account.nominal]
         )
+        self._guarded = bool(self._kept_back) or self._many_cohorts
         self._idle: Counter[str] = Counter()
         self._lent: Counter[str] = Counter()
         if self._many_cohorts:
