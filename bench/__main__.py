@@ -12,7 +12,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import decide_cost, failover, fleet, reaction
+from bench import agreement, decide_cost, failover, fleet, reaction
 from bench.figures import Figure, table
 
 
@@ -23,6 +23,7 @@ class Benchmark(StrEnum):
     REACTION = "reaction"
     FAILOVER = "failover"
     FLEET = "fleet"
+    AGREEMENT = "agreement"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
@@ -62,6 +63,9 @@ async def _measure(wanted: tuple[Benchmark, ...], *, steps: int | None, quick: b
             yield figure
     if Benchmark.FLEET in wanted:
         async for figure in fleet.measure(fleet.QUICK if quick else fleet.Size()):
+            yield figure
+    if Benchmark.AGREEMENT in wanted:
+        for figure in await agreement.measure(quick=quick):
             yield figure
 
 

@@ -26,12 +26,12 @@ NAMESPACE = "bench"
 
 
 @dataclass(frozen=True)
-class Cluster:
-    """What a benchmark works with."""
+class Bare:
+    """A cluster with the product installed, and an observer; nothing serves its pods yet."""
 
     sandbox: Sandbox
     account: Path
-    engines: ScriptedEngines
+    api: KubeApi
     observer: Observer
 
     async def deploy(self, keys: Iterable[Key], *, scaling: dict[str, Any] | None = None) -> None:
@@ -61,9 +61,16 @@ class Cluster:
         return await self.observer.until(done, seconds=seconds)
 
 
+@dataclass(frozen=True)
+class Cluster(Bare):
+    """One with scripted engines."""
+
+    engines: ScriptedEngines
+
+
 @asynccontextmanager
-async def cluster(name: str, *, h100_nodes: int, prometheus: bool = False) -> AsyncIterator[Cluster]:
-    """Start a cluster for one benchmark and end it with the block."""
+async def bare(name: str, *, h100_nodes: int, prometheus: bool = False) -> AsyncIterator[Bare]:
+    """Start a cluster without engines for one benchmark and end it with the block."""
     async with AsyncExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="modelfleet-bench-")))
         say(f"{name}: starting a cluster with {h100_nodes} GPU nodes")
@@ -77,10 +84,21 @@ async def cluster(name: str, *, h100_nodes: int, prometheus: bool = False) -> As
         sandbox.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
         api = await KubeApi.from_kubeconfig(sandbox.kubeconfig)
         stack.push_async_callback(api.close)
-        engines, observer = ScriptedEngines(api, await MetricsPage.of_vllm()), Observer(api)
-        for work in (engines.run(), observer.run()):
-            stack.push_async_callback(_end, asyncio.create_task(work))
-        yield Cluster(sandbox, account, engines, observer)
+        observer = Observer(api)
+        stack.push_async_callback(_end, asyncio.create_task(observer.run()))
+        yield Bare(sandbox, account, api, observer)
+
+
+@asynccontextmanager
+async def cluster(name: str, *, h100_nodes: int, prometheus: bool = False) -> AsyncIterator[Cluster]:
+    """Start a cluster with scripted engines for one benchmark and end it with the block."""
+    async with bare(name, h100_nodes=h100_nodes, prometheus=prometheus) as here:
+        engines = ScriptedEngines(here.api, await MetricsPage.of_vllm())
+        serving = asyncio.create_task(engines.run())
+        try:
+            yield Cluster(here.sandbox, here.account, here.api, here.observer, engines)
+        finally:
+            await _end(serving)
 
 
 def _keep_logs(sandbox: Sandbox) -> None:

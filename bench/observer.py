@@ -1,11 +1,11 @@
-"""An independent watch: when each replica count was written, and when each Pod object appeared."""
+"""An independent watch: when each replica count was written, and when each Pod object appeared and went."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import monotonic
 from typing import Any
 
@@ -26,10 +26,17 @@ class ScaleSeen:
 
 @dataclass(frozen=True, slots=True)
 class PodSeen:
-    """A Pod object: when its first event arrived, and whether it has become ready."""
+    """A Pod object, by the monotonic moments its watch events arrived.
+
+    Attributes:
+        first_seen_at: Its first event.
+        ready_at: The event that told it ready; None while it is not.
+        gone_at: Its deletion; None while it exists.
+    """
 
     first_seen_at: float
-    ready: bool
+    ready_at: float | None = None
+    gone_at: float | None = None
 
 
 class Observer:
@@ -41,6 +48,7 @@ class Observer:
         self.replicas: dict[Key, int] = {}
         self.scales: list[ScaleSeen] = []
         self.pods: dict[Key, dict[str, PodSeen]] = {}
+        self.gone: dict[Key, list[PodSeen]] = {}
         self.created: Counter[Key] = Counter()
         self._changed = asyncio.Event()
 
@@ -76,7 +84,7 @@ class Observer:
     def settled(self, key: Key, count: int) -> bool:
         """Return whether a Deployment asks for this many replicas, and as many pods exist and are ready."""
         pods = self.pods.get(key, {}).values()
-        return self.replicas.get(key) == count and len(pods) == count and all(pod.ready for pod in pods)
+        return self.replicas.get(key) == count and len(pods) == count and all(pod.ready_at is not None for pod in pods)
 
     def _tell(self) -> None:
         self._changed.set()
@@ -97,13 +105,18 @@ class Observer:
         metadata = item["metadata"]
         labels = metadata.get("labels") or {}
         key = Key(metadata["namespace"], labels.get(DEPLOYMENT_LABEL) or labels.get("app") or "")
-        pods = self.pods.setdefault(key, {})
+        pods, uid, now = self.pods.setdefault(key, {}), metadata["uid"], monotonic()
+        known = pods.get(uid)
         if change is Change.DELETED:
-            pods.pop(metadata["uid"], None)
+            if known is not None:
+                self.gone.setdefault(key, []).append(replace(pods.pop(uid), gone_at=now))
         else:
-            known = pods.get(metadata["uid"])
             self.created[key] += known is None
             conditions = item.get("status", {}).get("conditions") or []
             ready = any(each["type"] == "Ready" and each["status"] == "True" for each in conditions)
-            pods[metadata["uid"]] = PodSeen(known.first_seen_at if known else monotonic(), ready)
+            was_ready_at = None if known is None else known.ready_at
+            pods[uid] = PodSeen(
+                first_seen_at=now if known is None else known.first_seen_at,
+                ready_at=(was_ready_at or now) if ready else None,
+            )
         self._tell()

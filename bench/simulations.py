@@ -11,16 +11,20 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
+from modelfleet.cli.fleet_file import read_fleet
 from modelfleet.simulate.arrivals import Arrival, Lengths
 from modelfleet.simulate.calibration import load_replica_model
-from modelfleet.simulate.frontier import Job, Point, Progress, pareto, play_jobs, points, sweep
+from modelfleet.simulate.fleet import FLEET, FleetJob, FleetOutcome, play_fleet_job
+from modelfleet.simulate.frontier import Job, Point, pareto, play_jobs, points, sweep
 from modelfleet.simulate.policy import Circumstances, Setting
+from modelfleet.simulate.processes import Progress, in_processes
 from modelfleet.simulate.registry import KINDS, ORACLE, OURS
 from modelfleet.simulate.rivals import static
 from modelfleet.simulate.shapes import Shape, shape_arrivals
@@ -80,6 +84,12 @@ SCENARIOS = {
     "Azure code x2, 8B": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, H8, 110, False),
     "Azure code x2, 8B on A100": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, A8, 65, False),
 }
+
+
+FLEET_FILE = Path(__file__).with_name("fleet.yaml")
+FLEET_POLICIES = (OURS, "hpa-inflight", "hpa-tokens", "keda", STATIC)
+FLEET_SEEDS = 3
+FLEET_HEADINGS = ("in target", "worst deployment", "GPU-hours", "of the pool", "pending pod-hours")
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,15 +174,53 @@ def _progress(name: str) -> Progress:
     return tell
 
 
+def print_fleet(seed: int) -> None:
+    """Print one row a policy as Markdown: medians and ranges of seeds of load and run alike."""
+    outcomes: dict[str, list[FleetOutcome]] = {policy: [] for policy in FLEET_POLICIES}
+    for each in range(seed, seed + FLEET_SEEDS):
+        fleet = read_fleet(
+            FLEET_FILE,
+            ttft_seconds=TTFT_SECONDS,
+            tpot_milliseconds=1000.0 * TPOT_SECONDS,
+            limit_seconds=None,
+            seed=each,
+            warn=lambda line: print(line, file=sys.stderr),
+        )
+        jobs = [FleetJob(policy, None, each) for policy in FLEET_POLICIES]
+        for outcome in in_processes(play_fleet_job, jobs, fleet, progress=_progress(f"fleet, seed {each}")):
+            outcomes[outcome.job.policy].append(outcome)
+    names = list(fleet.deployments)
+    print(f"| policy | {' | '.join(FLEET_HEADINGS)} | {' | '.join(f'{name}, in target' for name in names)} |")
+    for policy, its in outcomes.items():
+        figures = (
+            _range([100.0 * each.scores[FLEET].attainment for each in its], "%"),
+            _range([100.0 * each.total.worst_attainment for each in its], "%"),
+            _range([each.scores[FLEET].gpu_hours for each in its]),
+            _range([100.0 * each.total.gpu_utilization for each in its], "%"),
+            _range([each.waited[FLEET].pending_pod_hours for each in its]),
+            *(_range([100.0 * each.scores[name].attainment for each in its], "%") for name in names),
+        )
+        print(f"| {policy} | {' | '.join(figures)} |")
+
+
+def _range(values: Sequence[float], unit: str = "") -> str:
+    return f"{median(values):.1f}{unit} ({min(values):.1f} to {max(values):.1f})"
+
+
 def main(
     traces: Annotated[
         Path | None, typer.Option(envvar="TRACES", help="Folder with aibrix/ and azure2023/; without it, shapes only.")
     ] = None,
-    only: Annotated[list[str] | None, typer.Option(help="Scenario; may be repeated.")] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="Scenario; may be repeated. fleet: deployments that share GPUs, 3 seeds.")
+    ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     every: Annotated[int, typer.Option(help="Try each so many of a rival's targets.", min=1)] = 1,
 ) -> None:
     """Print one row a scenario as Markdown."""
+    if only == [FLEET]:
+        print_fleet(seed)
+        return
     names = only or list(SCENARIOS)
     if traces is None:
         print("no TRACES folder: the recorded loads are left out", file=sys.stderr)

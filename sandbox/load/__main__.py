@@ -16,7 +16,7 @@ from modelfleet.simulate.shapes import Shape, shape_arrivals
 from modelfleet.simulate.traces import UnknownFormat, read_trace
 from sandbox.load.client import Patience, run_load
 from sandbox.load.latency import Percentiles
-from sandbox.load.report import Progress, Report
+from sandbox.load.report import Progress, Report, Targets
 
 # Locals would show the cluster's token in a traceback.
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
@@ -42,6 +42,8 @@ def main(
     seed: Annotated[int, typer.Option(help="Of every random choice.")] = 0,
     model: Annotated[str, typer.Option(help="Model name to send; the pods' own when empty.")] = "",
     hold_seconds: Annotated[float, typer.Option(help="How long a request waits for a ready pod.", min=0)] = 600.0,
+    ttft: Annotated[float, typer.Option(help="Target of the time to first token, s.", min=0)] = 2.0,
+    tpot: Annotated[float, typer.Option(help="Target of the mean time between tokens, ms.", min=0)] = 50.0,
     json_output: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
     quiet: Annotated[bool, typer.Option(help="No progress lines.")] = False,
 ) -> None:
@@ -62,6 +64,7 @@ def main(
             replayed(source, replay),
             model=model,
             patience=Patience(hold_seconds=hold_seconds),
+            targets=Targets(ttft, tpot / 1000.0),
             on_progress=None if quiet else _print_progress,
         )
     )
@@ -104,6 +107,7 @@ def _print_report(report: Report) -> None:
         ("TTFT p50 p95 p99", _line(report.time_to_first_token_seconds)),
         ("inter-token p50 p95 p99", _line(report.inter_token_latency_seconds)),
         ("request p50 p95 p99", _line(report.request_latency_seconds)),
+        ("in target", f"{100.0 * report.attainment:.2f} %"),
         ("generator's own lag", _milliseconds(report.largest_send_lag_seconds)),
     ]
     if 0 < len(report.by_pod) <= MAX_PODS_LISTED:

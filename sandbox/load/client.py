@@ -1,5 +1,7 @@
 """Sends arrivals as streaming chat completions and measures the answers. Arrivals never wait for answers."""
 
+from __future__ import annotations
+
 import asyncio
 import contextlib
 import json
@@ -15,13 +17,14 @@ from modelfleet.api.meta import Key
 from modelfleet.simulate.arrivals import Arrival
 from sandbox.engine.reflect import KubeApi
 from sandbox.load.pool import Endpoint, Pool, follow_deployment
-from sandbox.load.report import Progress, Report, Tally
+from sandbox.load.report import Answer, Progress, Report, Tally, Targets
 
 PROGRESS_SECONDS: Final = 1.0
 REFUSED_PAUSE_SECONDS: Final = 0.2
 """After every ready pod has refused: about the time in which readiness changes."""
 
 OnProgress = Callable[[Progress], None]
+OnAnswer = Callable[[Answer], None]
 
 
 @dataclass(frozen=True)
@@ -37,7 +40,7 @@ class Patience:
 
     hold_seconds: float = 600.0
     connect_seconds: float = 2.0
-    read_seconds: float = 120.0
+    read_seconds: float = 600.0
     answer_seconds: float = 1800.0
 
 
@@ -58,7 +61,9 @@ class Generator:
         *,
         model: str = "",
         patience: Patience | None = None,
+        targets: Targets | None = None,
         on_progress: OnProgress | None = None,
+        on_answer: OnAnswer | None = None,
     ) -> None:
         """Prepare a run.
 
@@ -66,12 +71,16 @@ class Generator:
             pool: Where requests go. Somebody else keeps it current.
             model: Sent with every request; empty takes each pod's own.
             patience: Timeouts.
+            targets: What attainment is counted against.
             on_progress: Called about once a second, from the event loop.
+            on_answer: Called with each request's end, failed ones included.
         """
         self._pool = pool
         self._model = model
         self._patience = patience or Patience()
+        self._targets = targets or Targets()
         self._on_progress = on_progress
+        self._on_answer = on_answer
         self._tally = Tally()
         # Not the loop's own clock: uvloop's stands still within an iteration and has whole milliseconds.
         self._clock: Callable[[], float] = time.monotonic
@@ -116,15 +125,22 @@ class Generator:
     async def _request(self, arrival: Arrival, due: float) -> None:
         tally = self._tally
         tally.in_flight += 1
+        answer = _Answer(tally, self._clock, due)
+        finished = False
         try:
-            await self._send_somewhere(arrival, due)
+            await self._send_somewhere(arrival, due, answer)
             tally.completed += 1
+            finished = True
         except _Failed as failure:
             tally.fail(str(failure))
         finally:
             tally.in_flight -= 1
+        became = Answer(arrival.at_seconds, answer.ttft_seconds, answer.tpot_seconds if finished else None)
+        tally.in_target += became.meets(self._targets)
+        if self._on_answer is not None:
+            self._on_answer(became)
 
-    async def _send_somewhere(self, arrival: Arrival, due: float) -> None:
+    async def _send_somewhere(self, arrival: Arrival, due: float, answer: _Answer) -> None:
         """Try ready pods until one takes the request, as a gateway would."""
         give_up = due + self._patience.hold_seconds
         refused: frozenset[str] = frozenset()
@@ -139,7 +155,7 @@ class Generator:
                 refused = frozenset()
                 continue
             try:
-                await self._send(endpoint, arrival, due)
+                await self._send(endpoint, arrival, answer)
                 return
             except _Refused:
                 refused |= {endpoint.name}
@@ -162,11 +178,10 @@ class Generator:
         if self._clock() >= give_up:
             raise _Failed("refused")
 
-    async def _send(self, endpoint: Endpoint, arrival: Arrival, due: float) -> None:
+    async def _send(self, endpoint: Endpoint, arrival: Arrival, answer: _Answer) -> None:
         endpoint.in_flight += 1
         endpoint.sent += 1
         self._tally.by_pod[endpoint.name] += 1
-        answer = _Answer(self._tally, self._clock, due)
         answered = False
         try:
             async with self._session.post(
@@ -218,14 +233,28 @@ class Generator:
 
 
 class _Answer:
-    """Reads the lines of one streamed answer."""
+    """Reads the lines of one streamed answer; a pod that refused has sent none."""
 
     def __init__(self, tally: Tally, clock: Callable[[], float], due: float) -> None:
         self._tally = tally
         self._clock = clock
         self._due = due
+        self._tokens = 0
+        self._first_token_at: float | None = None
         self._last_token_at: float | None = None
         self._usage: dict[str, Any] | None = None
+
+    @property
+    def ttft_seconds(self) -> float | None:
+        """From when it was due to its first token; None before that."""
+        return None if self._first_token_at is None else self._first_token_at - self._due
+
+    @property
+    def tpot_seconds(self) -> float | None:
+        """Mean time between the tokens so far; None before the first, 0 at it."""
+        if self._first_token_at is None or self._last_token_at is None:
+            return None
+        return (self._last_token_at - self._first_token_at) / max(1, self._tokens - 1)
 
     def read(self, line: bytes) -> None:
         """Take one line; measures the tokens in it.
@@ -248,7 +277,9 @@ class _Answer:
     def _count_token(self) -> None:
         now = self._clock()
         self._tally.output_tokens += 1
+        self._tokens += 1
         if self._last_token_at is None:
+            self._first_token_at = now
             self._tally.time_to_first_token.add(now - self._due)
         else:
             self._tally.inter_token_latency.add(now - self._last_token_at)
@@ -286,7 +317,9 @@ async def run_load(
     *,
     model: str = "",
     patience: Patience | None = None,
+    targets: Targets | None = None,
     on_progress: OnProgress | None = None,
+    on_answer: OnAnswer | None = None,
 ) -> Report:
     """Send the arrivals to the ready pods of a ModelDeployment.
 
@@ -296,13 +329,18 @@ async def run_load(
         arrivals: In order of time.
         model: Sent with every request; empty takes what each pod says it serves.
         patience: Timeouts.
+        targets: What attainment is counted against.
         on_progress: Called about once a second.
+        on_answer: Called with each request's end, failed ones included.
     """
     api = await KubeApi.from_kubeconfig(kubeconfig)
     pool = Pool()
     following = asyncio.create_task(follow_deployment(api, deployment, pool))
     try:
-        return await Generator(pool, model=model, patience=patience, on_progress=on_progress).run(arrivals)
+        generator = Generator(
+            pool, model=model, patience=patience, targets=targets, on_progress=on_progress, on_answer=on_answer
+        )
+        return await generator.run(arrivals)
     finally:
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)

@@ -26,6 +26,43 @@ class Progress:
 
 
 @dataclass(frozen=True)
+class Targets:
+    """What attainment is counted against, as `modelfleet simulate` does. In seconds.
+
+    Attributes:
+        ttft_seconds: Longest time to first token.
+        tpot_seconds: Longest mean time between tokens.
+    """
+
+    ttft_seconds: float = 2.0
+    tpot_seconds: float = 0.05
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of one request. Times are in seconds.
+
+    Attributes:
+        at_seconds: When it was due, from the start of the run.
+        ttft_seconds: From then to its first token, holding included; None when none came.
+        tpot_seconds: Mean time between its tokens; None when it failed, 0 for a single token.
+    """
+
+    at_seconds: float
+    ttft_seconds: float | None
+    tpot_seconds: float | None
+
+    def meets(self, targets: Targets) -> bool:
+        """Return whether it came whole and in time."""
+        return (
+            self.ttft_seconds is not None
+            and self.tpot_seconds is not None
+            and self.ttft_seconds <= targets.ttft_seconds
+            and self.tpot_seconds <= targets.tpot_seconds
+        )
+
+
+@dataclass(frozen=True)
 class Report:
     """A whole run.
 
@@ -43,6 +80,7 @@ class Report:
         time_to_first_token_seconds: From the arrival's due time, holding included: what a user feels.
         inter_token_latency_seconds: Between tokens of a stream.
         request_latency_seconds: From due time to the last token.
+        in_target: Requests whose time to first token and mean time between tokens met their targets.
         largest_send_lag_seconds: How late the generator itself was; an open loop keeps this near zero.
         by_pod: Requests sent to each pod.
     """
@@ -60,8 +98,14 @@ class Report:
     time_to_first_token_seconds: Percentiles
     inter_token_latency_seconds: Percentiles
     request_latency_seconds: Percentiles
+    in_target: int
     largest_send_lag_seconds: float
     by_pod: Mapping[str, int]
+
+    @property
+    def attainment(self) -> float:
+        """Share of the requests that met both latency targets; 1 when there were none."""
+        return self.in_target / self.requests if self.requests else 1.0
 
     def to_json(self) -> str:
         """The report as indented JSON; its keys are the attributes' names."""
@@ -79,6 +123,7 @@ class Tally:
     holding: int = 0
     in_flight: int = 0
     retries: int = 0
+    in_target: int = 0
     prompt_tokens: int = 0
     output_tokens: int = 0
     largest_send_lag_seconds: float = 0.0
@@ -109,6 +154,7 @@ class Tally:
             time_to_first_token_seconds=self.time_to_first_token.percentiles(),
             inter_token_latency_seconds=self.inter_token_latency.percentiles(),
             request_latency_seconds=self.request_latency.percentiles(),
+            in_target=self.in_target,
             largest_send_lag_seconds=self.largest_send_lag_seconds,
             by_pod=dict(sorted(self.by_pod.items())),
         )

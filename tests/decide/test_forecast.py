@@ -84,7 +84,13 @@ LOADS: dict[str, tuple[Demand, tuple[QueueSample, ...], float | None, Load]] = {
 def test_load(case: str) -> None:
     """The load is what is served, what arrives beyond it, and what clears the backlog in one start."""
     demand, queue, tokens_per_request, expected = LOADS[case]
-    actual = forecast(demand, queue=queue, tokens_per_request=tokens_per_request, queue_tolerated=8, start_seconds=120)
+    actual = forecast(
+        demand,
+        queue_growth_per_second=growth_per_second(queue),
+        tokens_per_request=tokens_per_request,
+        queue_tolerated=8,
+        start_seconds=120,
+    )
 
     assert expected == actual
     assert expected.served + expected.growth + expected.backlog == actual.tokens_per_second

@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import replace
 
 import pytest
 
@@ -14,11 +13,11 @@ from modelfleet.decide.lookback import (
     LEAST_BUCKETS,
     MARGINS,
     NO_PAST,
+    ROUNDING,
     Forecast,
     Lookback,
     look_back,
     missed,
-    whole,
 )
 
 START_SECONDS = 120.0
@@ -111,21 +110,21 @@ def test_bursts_shorter_than_a_start_are_met_by_a_constant_fleet_or_not_at_all()
 
     assert dear.forecast.peak_starts is None or dear.forecast.peak_starts * START_SECONDS >= 600
     assert max(asked) - min(asked) < 0.5  # type: ignore[type-var,operator]
-    assert whole(dear.replicas or 0.0, 1) >= 10
-    assert whole(cheap.replicas or 0.0, 1) <= 2
+    assert _whole(dear.replicas or 0.0) >= 10
+    assert _whole(cheap.replicas or 0.0) <= 2
 
 
 def test_a_load_that_wanders_is_followed() -> None:
     """At the peak of a day as many as the peak needs, at its bottom a few: never the peak all day."""
     top, bottom = live(hours(7.5, day)), live(hours(9, day))
 
-    assert 20 <= whole(top.replicas or 0.0, 1) <= 40
-    assert whole(bottom.replicas or 0.0, 1) <= 7
+    assert 20 <= _whole(top.replicas or 0.0) <= 40
+    assert _whole(bottom.replicas or 0.0) <= 7
 
 
 def test_a_steady_load_gets_one_count() -> None:
     """Nothing moves, so nothing is followed, and a quarter too much is too dear in the end."""
-    asked = {whole(live(hours(2 + part / 10, steady)).replicas or 0.0, 1) for part in range(10)}
+    asked = {_whole(live(hours(2 + part / 10, steady)).replicas or 0.0) for part in range(10)}
 
     assert len(asked) == 1
     assert 5 <= asked.pop() <= 7
@@ -134,7 +133,7 @@ def test_a_steady_load_gets_one_count() -> None:
 def test_dearer_latency_never_asks_for_fewer() -> None:
     """The one knob works in one direction."""
     for load in (steady, bursts, day):
-        asked = [whole(live(hours(3, load), weight=weight).replicas or 0.0, 1) for weight in (1.0, 10.0, 100.0, 1000.0)]
+        asked = [_whole(live(hours(3, load), weight=weight).replicas or 0.0) for weight in (1.0, 10.0, 100.0, 1000.0)]
 
         assert asked == sorted(asked)
 
@@ -183,7 +182,7 @@ def test_an_earlier_process_choice_is_taken_up() -> None:
     learned = live(hours(6, bursts), weight=100.0)
     resumed = Lookback.resumed(learned.forecast.name, round(100 * learned.margin))
 
-    assert resumed == replace(NO_PAST, choice=learned.choice)
+    assert resumed == NO_PAST._replace(choice=learned.choice)
     assert Lookback.resumed("a-crystal-ball", 125) == NO_PAST
 
 
@@ -223,3 +222,7 @@ def test_each_replica_added_costs_half_a_start_besides() -> None:
     after = live([0.0], lookback=before)
 
     assert paid(before, after, Forecast(1, 1), 1.0) == pytest.approx(7 * 10 + 3 * 60)
+
+
+def _whole(load: float) -> int:
+    return max(1, math.ceil(load - ROUNDING))

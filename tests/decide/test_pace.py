@@ -5,11 +5,12 @@ from dataclasses import replace
 import pytest
 
 from modelfleet.decide import pace as pacing
-from modelfleet.decide.pace import NO_PACE, Pace, load_in_replicas, usable
+from modelfleet.decide.pace import NO_PACE, Pace, Samples
 from modelfleet.decide.snapshot import Pod
 from tests.builders import MAX_AGE_SECONDS, NOW, PodBuilder, ready
 
-KNOWN = Pace(idle_seconds=0.010)
+KNOWN = Pace.resumed(0.010)
+LIMIT = 0.050
 
 
 def busy(name: str, *, pace: float, tokens: float = 1000.0, finished: float = 2.0) -> PodBuilder:
@@ -17,9 +18,17 @@ def busy(name: str, *, pace: float, tokens: float = 1000.0, finished: float = 2.
     return ready(name).inter_token(pace).tokens(tokens).finished(finished).running(20)
 
 
-def sample(*pods: Pod) -> pacing.Samples:
+def sample(*pods: Pod) -> Samples:
     """Return what is read of pods now."""
     return pacing.sample(pods, now=NOW, max_age_seconds=MAX_AGE_SECONDS)
+
+
+def load_in_replicas(pace: Pace, *pods: Pod, queue_growth_per_second: float = 0.0) -> float | None:
+    """Return the load under the limit, by what is read of pods now."""
+    filled = pacing.load_in_replicas(
+        pace, sample(*pods), limit_seconds=LIMIT, queue_growth_per_second=queue_growth_per_second
+    )
+    return None if filled is None else filled.replicas
 
 
 @pytest.mark.parametrize(
@@ -36,18 +45,16 @@ def sample(*pods: Pod) -> pacing.Samples:
 def test_load_in_replicas(paces: tuple[float, ...], want: float) -> None:
     """c is 10 ms and the limit 50 ms: 1 - c / T = 0.8 of a replica may be filled."""
     pods = tuple(busy(f"pod-{number}", pace=pace).build() for number, pace in enumerate(paces))
-    found = load_in_replicas(KNOWN, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0)
+    found = load_in_replicas(KNOWN, *pods)
 
     assert found == pytest.approx(want)
 
 
-@pytest.mark.parametrize("constant", [0.005, 0.010, 0.030])
+@pytest.mark.parametrize("constant", [0.0001, 0.005, 0.010, 0.030, 0.045, 0.100])
 def test_at_the_limit_the_load_is_one_whatever_was_learned(constant: float) -> None:
     """An error in the constant moves no replica where it matters."""
     pods = (busy("pod-0", pace=0.050).build(),)
-    found = load_in_replicas(
-        Pace(idle_seconds=constant), sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0
-    )
+    found = load_in_replicas(Pace.resumed(constant), *pods)
 
     assert found == pytest.approx(1.0)
 
@@ -55,7 +62,7 @@ def test_at_the_limit_the_load_is_one_whatever_was_learned(constant: float) -> N
 def test_a_replica_that_rests_counts_for_the_time_it_works() -> None:
     """10 tokens/s of 20 ms each keep it busy for a fifth of the time, and half of that is work."""
     pods = (busy("pod-0", pace=0.020, tokens=10).build(),)
-    found = load_in_replicas(KNOWN, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0)
+    found = load_in_replicas(KNOWN, *pods)
 
     assert found == pytest.approx(0.2 * 0.5 / 0.8)
 
@@ -69,40 +76,69 @@ def test_pods_that_serve_nobody_carry_nothing() -> None:
         busy("pod-3", pace=0.050).stale(2 * MAX_AGE_SECONDS).build(),
     )
 
-    assert load_in_replicas(KNOWN, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0) == 0.0
+    assert load_in_replicas(KNOWN, *pods) == 0.0
+
+
+def test_a_pod_with_tokens_and_no_pace_makes_the_load_a_lower_bound() -> None:
+    """Whose pace is lost is named; where nobody tells it the load by pace is unknown, and never zero."""
+    told, lost = busy("pod-0", pace=0.050).build(), busy("pod-1", pace=0.050).lost("inter_token")
+    filled = pacing.load_in_replicas(
+        KNOWN, sample(told, lost.build()), limit_seconds=LIMIT, queue_growth_per_second=0.0
+    )
+
+    assert filled is not None
+    assert filled.replicas == pytest.approx(1.0)
+    assert filled.missing == "pod-1: tokens, but no time between them"
+    assert not sample(told, lost.aged(5).build()).missing
+    assert load_in_replicas(KNOWN, lost.build()) is None
 
 
 def test_a_growing_queue_is_load_that_arrives() -> None:
     """Each request is 0.1 replica-seconds of work: four more a second are 0.4 of work, half a replica."""
-    pace = replace(KNOWN, work_seconds=50.0, requests=500.0)
+    pace = KNOWN._replace(busy_seconds=50.0, requests=500.0)
     pods = (busy("pod-0", pace=0.050).build(),)
-    found = load_in_replicas(pace, sample(*pods), limit_seconds=0.050, queue_growth_per_second=4.0)
+    found = load_in_replicas(pace, *pods, queue_growth_per_second=4.0)
 
     assert found == pytest.approx(1.0 + 0.4 / 0.8)
 
 
 def test_a_shrinking_queue_never_makes_the_load_negative() -> None:
     """Clients that give up shorten it too."""
-    pace = replace(KNOWN, work_seconds=50.0, requests=500.0)
+    pace = KNOWN._replace(busy_seconds=50.0, requests=500.0)
 
-    assert load_in_replicas(pace, (), limit_seconds=0.050, queue_growth_per_second=-100.0) == 0.0
+    assert load_in_replicas(pace, queue_growth_per_second=-100.0) == 0.0
 
 
 def test_unknown_is_not_zero() -> None:
     """Before a token came nothing is said, not even that there is no load."""
     pods = (ready("pod-0").build(),)
 
-    assert load_in_replicas(NO_PACE, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0) is None
+    assert load_in_replicas(NO_PACE, *pods) is None
     assert learn_pace(NO_PACE, *pods) == NO_PACE
 
 
-@pytest.mark.parametrize(
-    ("constant", "limit", "want"),
-    [(0.010, 0.050, 0.8), (0.045, 0.050, 0.2), (0.100, 0.050, 0.2), (0.0001, 0.050, 0.95)],
-)
-def test_usable(constant: float, limit: float, want: float) -> None:
-    """1 - c / T, within what any replica can be filled to."""
-    assert usable(constant, limit) == pytest.approx(want)
+def test_while_every_step_is_longer_than_the_limit_the_constant_is_a_guess() -> None:
+    """A replica that was overloaded from its first request shows no constant: 0.4 of the limit stands in."""
+    pods = (busy("pod-0", pace=0.200).build(),)
+    overloaded = learn_pace(NO_PACE, *pods)
+    relieved = overloaded
+    for _ in range(20):
+        relieved = learn(relieved, 0.040)
+
+    assert not overloaded.known
+    assert overloaded.constant_seconds == pytest.approx(0.020)
+    assert load_in_replicas(overloaded, *pods) == pytest.approx((1 - 0.020 / 0.200) / 0.6)
+    assert relieved.known
+
+
+def test_a_replica_that_once_was_idle_is_known_in_overload() -> None:
+    """Steps longer than the limit say nothing against what was seen."""
+    pace = KNOWN
+    for _ in range(100):
+        pace = learn(pace, 0.200)
+
+    assert pace.known
+    assert pace.constant_seconds == pytest.approx(0.010)
 
 
 def test_an_idle_replica_shows_the_constant_at_once_and_a_busy_day_does_not_hide_it() -> None:
@@ -112,14 +148,14 @@ def test_an_idle_replica_shows_the_constant_at_once_and_a_busy_day_does_not_hide
     for _ in range(20):
         idler = learn(idler, 0.010, tokens=50)
     hour, days = idler, idler
-    for _ in range(3600):
-        hour = learn(hour, 0.050, tokens=30)
+    for _ in range(720):
+        hour = learn(hour, 0.030, tokens=667)
     for _ in range(4 * 24):
         days = learn(days, 0.050, tokens=30, elapsed=3600.0)
 
     assert first.constant_seconds == 0.030
     assert idler.constant_seconds == pytest.approx(0.010, abs=0.001)
-    assert hour.constant_seconds == pytest.approx(0.012, abs=0.001)
+    assert hour.constant_seconds == pytest.approx(0.010, abs=0.001)
     assert days.constant_seconds == pytest.approx(0.050, abs=0.002)
 
 
@@ -142,6 +178,17 @@ def test_where_no_replica_was_ever_idle_the_line_shows_it() -> None:
     assert pace.constant_seconds == pytest.approx(0.020, rel=0.02)
 
 
+def test_an_overload_does_not_bend_the_line() -> None:
+    """A minute of full batches, whose steps a backlog of prompts makes half as long again, in ten minutes."""
+    pace = NO_PACE
+    for number in range(600):
+        batch = 10 + number % 50 if number % 10 else 200
+        seconds = (0.020 + 0.0005 * batch) * (1 if number % 10 else 1.5)
+        pace = learn(pace, seconds, tokens=batch / seconds)
+
+    assert pace.constant_seconds == pytest.approx(0.020, rel=0.2)
+
+
 def test_a_load_that_never_changes_shows_no_line_and_is_not_taken_for_idle() -> None:
     """Half of the least pace is the guess then: too much load is asked for rather than none."""
     pace = NO_PACE
@@ -150,9 +197,7 @@ def test_a_load_that_never_changes_shows_no_line_and_is_not_taken_for_idle() -> 
     pods = (busy("pod-0", pace=0.040).build(),)
 
     assert pace.constant_seconds == pytest.approx(0.020)
-    assert load_in_replicas(pace, sample(*pods), limit_seconds=0.050, queue_growth_per_second=0.0) == pytest.approx(
-        0.5 / 0.6
-    )
+    assert load_in_replicas(pace, *pods) == pytest.approx(0.5 / 0.6)
 
 
 def test_a_handful_of_tokens_shows_no_pace() -> None:
@@ -168,7 +213,7 @@ def test_the_work_of_a_request_is_all_work_by_all_requests() -> None:
     for _ in range(100):
         pace = learn(pace, 0.020)
 
-    assert pace.work_per_request == pytest.approx(0.25, rel=0.05)
+    assert pace.work_per_request(0.010) == pytest.approx(0.25, rel=0.05)
 
 
 def test_long_requests_that_have_not_finished_do_not_swing_it() -> None:
@@ -176,19 +221,43 @@ def test_long_requests_that_have_not_finished_do_not_swing_it() -> None:
     pace = KNOWN
     for _ in range(250):
         pace = learn(pace, 0.020)
-    before = pace.work_per_request
-    for _ in range(20):
+    before = pace.work_per_request(0.010)
+    for _ in range(4):
         pace = learn(pace, 0.050, finished=0.0)
 
-    assert before < pace.work_per_request < 1.25 * before
+    assert before < pace.work_per_request(0.010) < 1.25 * before
 
 
-def learn(pace: Pace, seconds: float, *, finished: float = 2.0, tokens: float = 1000.0, elapsed: float = 1.0) -> Pace:
+def test_the_first_minute_of_a_burst_is_work_for_requests_under_way() -> None:
+    """A replica that filled its batch with 20 requests and finished 2 worked for 12 of them, half of 20 and 2."""
+    pace = learn(KNOWN, 0.020, finished=0.0)
+    for under_way in (5, 10, 15, 20):
+        pace = learn(pace, 0.020, finished=0.1, running=float(under_way))
+
+    assert pace.work_per_request(0.010) == pytest.approx(20 * 0.5 / 12, rel=0.02)
+
+
+def learn(
+    pace: Pace,
+    seconds: float,
+    *,
+    finished: float = 2.0,
+    tokens: float = 1000.0,
+    elapsed: float = 5.0,
+    running: float = 0.0,
+) -> Pace:
     """Learn from an interval of one replica at a pace."""
     pods = (busy("pod-0", pace=seconds, finished=finished, tokens=tokens).build(),)
-    return learn_pace(pace, *pods, finished=finished, elapsed=elapsed)
+    return learn_pace(pace, *pods, finished=finished, elapsed=elapsed, running=running)
 
 
-def learn_pace(pace: Pace, *pods: Pod, finished: float = 0.0, elapsed: float = 1.0) -> Pace:
+def learn_pace(pace: Pace, *pods: Pod, finished: float = 0.0, elapsed: float = 5.0, running: float = 0.0) -> Pace:
     """Learn from an interval of some pods."""
-    return pacing.learn_pace(pace, sample(*pods), finished_requests=finished * elapsed, elapsed_seconds=elapsed)
+    return pacing.learn_pace(
+        pace,
+        sample(*pods),
+        finished_per_second=finished,
+        running_requests=running,
+        limit_seconds=LIMIT,
+        now=(pace.learned_at or 0.0) + elapsed,
+    )

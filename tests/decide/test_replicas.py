@@ -227,6 +227,7 @@ def test_wanted(name: str) -> None:
             case.capacity,
             load_in_replicas=case.pace,
         ),
+        complete=case.demand.complete,
         planned=case.planned,
         current=case.current,
         queued_per_replica=8,
@@ -245,6 +246,7 @@ def test_the_facts_are_kept() -> None:
     wanted = replicas(
         demand,
         need(demand, Load(150.0, 30.0, 20.0), carries(100, running=32), load_in_replicas=1.0),
+        complete=True,
         planned=None,
         current=2,
         queued_per_replica=8,

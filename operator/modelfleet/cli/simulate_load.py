@@ -28,11 +28,13 @@ class Synthetic:
         name: Of the shape; it may be none.
         requests_per_second: At its highest.
         duration_seconds: How long.
+        phase: Part of it at which it begins.
     """
 
     name: str
     requests_per_second: float
     duration_seconds: float
+    phase: float = 0.0
 
 
 Source = Path | Synthetic | Past
@@ -89,17 +91,23 @@ def only_source(*, trace: Path | None, shape: Synthetic | None, past: Past | Non
     return given[first]
 
 
-def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None]) -> Load:
+def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None], at: str = "") -> Load:
     """Read or draw the requests, and leave out those that a replica can never take.
 
     Args:
         asked: The options.
         model: What a replica takes.
         warn: Told, in whole lines, about everything that is left out.
+        at: Where the load is described, if not by the options: a refusal begins with it.
 
     Raises:
         BadInput: If the source cannot be read, or nothing of it is left to play.
     """
+    if at:
+        try:
+            return read_load(asked, model, warn=lambda line: warn(f"{at}: {line}"))
+        except BadInput as error:
+            raise BadInput(at, str(error).removeprefix("--")) from error
     title, source = _drawn(asked, warn)
     if asked.rate_scale != 1.0:
         title += f" × {asked.rate_scale:g}"
@@ -129,7 +137,7 @@ def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None])
 def _drawn(asked: Asked, warn: Callable[[str], None]) -> tuple[str, Iterable[Arrival]]:
     """Return the source's title and its requests, in order of time."""
     match asked.source:
-        case Synthetic(name, requests_per_second, duration_seconds):
+        case Synthetic(name, requests_per_second, duration_seconds, phase):
             if name not in tuple(Shape):
                 raise BadInput("--shape", f"{name!r} is no shape; known: {', '.join(Shape)}")
             return f"{name}, {requests_per_second:g} requests/s", shape_arrivals(
@@ -138,6 +146,7 @@ def _drawn(asked: Asked, warn: Callable[[str], None]) -> tuple[str, Iterable[Arr
                 duration_seconds=duration_seconds,
                 lengths=asked.lengths,
                 seed=asked.seed,
+                phase=phase,
             )
         case Past() as past:
             title, trace = past.title, past.trace(warn)

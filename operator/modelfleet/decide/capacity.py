@@ -6,9 +6,9 @@ the GPU and the mix of requests. The room shows once saturation is no accident o
 only once it has lasted as long as the window over which it is taken. Until then the runtime's prior stands in.
 """
 
-from dataclasses import dataclass, replace
 from enum import StrEnum
 from math import ceil
+from typing import NamedTuple
 
 from modelfleet.decide.demand import Demand, saturated
 from modelfleet.decide.history import Measured
@@ -42,8 +42,7 @@ class CapacitySource(StrEnum):
     UNKNOWN = "unknown"
 
 
-@dataclass(frozen=True, slots=True)
-class Capacity:
+class Capacity(NamedTuple):
     """What one replica should carry and how long a new one takes.
 
     Attributes:
@@ -99,13 +98,13 @@ def measure(
         now: Seconds since the epoch.
         elapsed_seconds: Length of the interval.
     """
-    if not (demand.complete and saturated(pods) and _settled(pods, now)):
-        return measured if measured.saturated_since is None else replace(measured, saturated_since=None)
+    waiting = demand.complete and demand.queued_requests.value >= demand.ready
+    if not (waiting and saturated(pods) and _settled(pods, now)):
+        return measured if measured.saturated_since is None else measured._replace(saturated_since=None)
     since = now if measured.saturated_since is None else measured.saturated_since
     if now - since < MIN_SATURATED_SECONDS:
-        return replace(measured, saturated_since=since)
-    seen = replace(
-        measured,
+        return measured._replace(saturated_since=since)
+    seen = measured._replace(
         saturated_since=since,
         running_requests=_blend(
             measured.running_requests,
@@ -119,8 +118,7 @@ def measure(
     # The first intervals weigh by their share of what was seen, later ones by the time constant.
     measured_seconds = measured.measured_seconds + elapsed_seconds
     weight = elapsed_seconds / min(measured_seconds, AVERAGING_SECONDS) if measured_seconds > 0 else 1.0
-    return replace(
-        seen,
+    return seen._replace(
         tokens_per_second=_blend(measured.tokens_per_second, per_replica, weight),
         measured_seconds=measured_seconds,
     )

@@ -142,8 +142,8 @@ def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -
         keep_highest=True,
     )
     steps = (Step(StepName.REPLICAS, current, Limit.METRICS), Step(StepName.STABILIZE, current))
-    measured = replace(memory.measured, saturated_since=None)
-    return replace(memory, highest=highest, queue=(), measured=measured), current, steps
+    measured = memory.measured._replace(saturated_since=None)
+    return memory._replace(highest=highest, queue=(), measured=measured), current, steps
 
 
 def _recommend(
@@ -169,11 +169,14 @@ def _recommend(
     )
     samples = sample(observed.pods, now=now, max_age_seconds=max_age_seconds)
     finished = seen.finished_requests_per_second
+    limit_seconds = scaling.targets.inter_token_milliseconds / 1000.0
     pace = learn_pace(
         memory.pace,
         samples,
-        finished_requests=finished.value * elapsed_seconds if finished.known == seen.ready else 0.0,
-        elapsed_seconds=elapsed_seconds,
+        finished_per_second=finished.value if finished.known == seen.ready else 0.0,
+        running_requests=seen.running_requests.value if seen.complete else memory.pace.running,
+        limit_seconds=limit_seconds,
+        now=now,
     )
     queue = remember_queue(memory.queue, seen, now=now)
     tokens_per_request = learn_tokens_per_request(memory.tokens_per_request, seen)
@@ -183,30 +186,29 @@ def _recommend(
         prior_tokens_per_second=observed.prior_output_tokens_per_second,
         start_seconds=memory.start_seconds,
     )
+    growth = growth_per_second(queue)
     load = forecast(
         seen,
-        queue=queue,
+        queue_growth_per_second=growth,
         tokens_per_request=tokens_per_request,
         queue_tolerated=float(scaling.targets.queued_requests * seen.ready),
         start_seconds=supply.start_seconds,
     )
-    needed = need(
-        seen,
-        load,
-        supply,
-        load_in_replicas=load_in_replicas(
-            pace,
-            samples,
-            limit_seconds=scaling.targets.inter_token_milliseconds / 1000.0,
-            queue_growth_per_second=growth_per_second(
-                queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
-            ),
+    filled = load_in_replicas(
+        pace,
+        samples,
+        limit_seconds=limit_seconds,
+        queue_growth_per_second=growth_per_second(
+            queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
         ),
     )
+    needed = need(seen, load, supply, load_in_replicas=None if filled is None else filled.replicas)
     lookback = memory.lookback
-    # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time.
-    full = needed.full_replicas if needed.by_latency is not None else None
-    if full is not None and seen.complete:
+    # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time;
+    # and a load that rests on a guess would be remembered for a day.
+    full = needed.full_replicas if filled is not None and filled.known else None
+    complete = seen.complete and (filled is None or not filled.missing)
+    if full is not None and complete:
         lookback = look_back(
             lookback,
             min(full, MOST_REPLICAS),
@@ -219,11 +221,12 @@ def _recommend(
     wanted = replicas(
         seen,
         needed,
+        complete=complete,
         # Who sets the target of a replica has chosen the margin too.
         planned=lookback.replicas if full is not None and scaling.targets.output_tokens_per_second is None else None,
         current=current,
         queued_per_replica=scaling.targets.queued_requests,
-        queue_falls=growth_per_second(queue) < 0,
+        queue_falls=growth < 0,
         tolerance=behavior.tolerance_percent / 100,
     )
     highest = damping.remember(
@@ -250,8 +253,7 @@ def _recommend(
         deciding_since=memory.since,
         now=now,
     )
-    memory = replace(
-        memory,
+    memory = memory._replace(
         highest=highest,
         lowest=lowest,
         queue=queue,
@@ -261,7 +263,7 @@ def _recommend(
         tokens_per_request=tokens_per_request,
     )
     steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
-    return memory, damped, steps, Facts(seen, supply, load, pace, needed, lookback, wanted)
+    return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted)
 
 
 def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:
@@ -482,8 +484,7 @@ def _close(
     if told or memory.leaving:
         memory = _note_leaving(memory, observed, told, now, gave_back=any(r.taker != r.tenant for r in reclaims))
     change = desired - draft.current
-    memory = replace(
-        memory,
+    memory = memory._replace(
         desired=desired,
         last_decided_at=now,
         last_scaled_at=now if change else memory.last_scaled_at,
@@ -552,7 +553,7 @@ def _first_memory(observed: Observed, now: float) -> Memory:
         uid=observed.uid,
         since=now,
         measured=measured,
-        pace=Pace(idle_seconds=learned.idle_inter_token_seconds) if learned else NO_PACE,
+        pace=Pace.resumed(learned.idle_inter_token_seconds) if learned else NO_PACE,
         lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else NO_PAST,
     )
 
@@ -590,8 +591,7 @@ def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
     )
     # A pod that is gone may go from the set; one that lost readiness stays, for its start is counted.
     alive = memory.ready_pods & {pod.uid for pod in pods}
-    return replace(
-        memory,
+    return memory._replace(
         start_seconds=(*memory.start_seconds, *(seconds for _, _, seconds in new))[-START_SAMPLES:],
         ready_pods=frozenset(alive | ready.keys()),
     )
@@ -599,8 +599,7 @@ def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
 
 def _note_leaving(memory: Memory, observed: Observed, told: tuple[str, ...], now: float, *, gave_back: bool) -> Memory:
     alive = {pod.name for pod in observed.pods if not pod.terminating}
-    return replace(
-        memory,
+    return memory._replace(
         leaving=tuple(name for name in dict.fromkeys((*memory.leaving, *told)) if name in alive),
         gave_back_at=now if gave_back else memory.gave_back_at,
     )

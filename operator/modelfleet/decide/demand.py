@@ -1,16 +1,15 @@
 """Step 1, demand: the signals of the ready pods become one load. Unknown is not zero."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
-from modelfleet.decide.snapshot import Missing, Pod, PodSignals, Reading, Signal
+from modelfleet.decide.snapshot import Missing, Pod, Reading, Signal
 
 FIRST_SIGNALS_SECONDS = 10.0
 """A rate needs two samples: a pod ready for less than this need not have one, and that is no fault."""
 
 
-@dataclass(frozen=True, slots=True)
-class Total:
+class Total(NamedTuple):
     """One signal added up over the ready pods that have it.
 
     Attributes:
@@ -27,8 +26,7 @@ class Total:
     missing: str
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Demand:
+class Demand(NamedTuple):
     """The load on one deployment now.
 
     Attributes:
@@ -62,10 +60,11 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
     ready = [pod for pod in pods if pod.ready_at is not None and not pod.terminating]
     if not ready:
         return Missing("no pod is ready", fault=False)
-    queued = _total(ready, _queued, now, max_age_seconds)
-    running = _total(ready, _running, now, max_age_seconds)
-    output = _total(ready, _output, now, max_age_seconds)
-    finished = _total(ready, _finished, now, max_age_seconds)
+    signals = [pod.signals for pod in ready]
+    queued = _total([each.queued_requests for each in signals], ready, now, max_age_seconds)
+    running = _total([each.running_requests for each in signals], ready, now, max_age_seconds)
+    output = _total([each.output_tokens_per_second for each in signals], ready, now, max_age_seconds)
+    finished = _total([each.finished_requests_per_second for each in signals], ready, now, max_age_seconds)
     if queued.known == 0:
         return Missing(queued.missing or "no ready pod has reported yet", fault=bool(queued.missing))
     return Demand(
@@ -85,35 +84,30 @@ def saturated(pods: tuple[Pod, ...]) -> bool:
     return bool(queues) and all(isinstance(queue, Signal) and queue.value >= 1 for queue in queues)
 
 
-def _queued(signals: PodSignals) -> Reading:
-    return signals.queued_requests
-
-
-def _running(signals: PodSignals) -> Reading:
-    return signals.running_requests
-
-
-def _output(signals: PodSignals) -> Reading:
-    return signals.output_tokens_per_second
-
-
-def _finished(signals: PodSignals) -> Reading:
-    return signals.finished_requests_per_second
-
-
-def _total(pods: list[Pod], read: Callable[[PodSignals], Reading], now: float, max_age_seconds: float) -> Total:
-    value, known, sampled_at, missing = 0.0, 0, 0.0, ""
-    for pod in pods:
-        reading = read(pod.signals)
-        if isinstance(reading, Missing):
-            why = reading.why
-        elif now - reading.sampled_at > max_age_seconds:
-            why = f"last sample is {now - reading.sampled_at:.0f} s old"
-        else:
+def _total(readings: Sequence[Reading], ready: Sequence[Pod], now: float, max_age_seconds: float) -> Total:
+    """Add up one signal of the ready pods, in their order."""
+    oldest = now - max_age_seconds
+    value, known, sampled_at = 0.0, 0, now
+    for reading in readings:
+        if type(reading) is Signal and reading.sampled_at >= oldest:
             value += reading.value
-            sampled_at = reading.sampled_at if known == 0 else min(sampled_at, reading.sampled_at)
             known += 1
+            sampled_at = min(sampled_at, reading.sampled_at)
+    return Total(
+        value,
+        known,
+        sampled_at if known else 0.0,
+        "" if known == len(readings) else _missing(readings, ready, now, oldest),
+    )
+
+
+def _missing(readings: Sequence[Reading], ready: Sequence[Pod], now: float, oldest: float) -> str:
+    """Return why the first pod that should have a value has none."""
+    for pod, reading in zip(ready, readings, strict=True):
+        if pod.ready_at is None or now - pod.ready_at < FIRST_SIGNALS_SECONDS:
             continue
-        if not missing and pod.ready_at is not None and now - pod.ready_at >= FIRST_SIGNALS_SECONDS:
-            missing = f"{pod.name}: {why}"
-    return Total(value, known, sampled_at, missing)
+        if isinstance(reading, Missing):
+            return f"{pod.name}: {reading.why}"
+        if reading.sampled_at < oldest:
+            return f"{pod.name}: last sample is {now - reading.sampled_at:.0f} s old"
+    return ""

@@ -122,7 +122,7 @@ def status(
     verdicts = judge(observed, decision)
     total, ready = _counts(observed)
     at = datetime.fromtimestamp(int(now), UTC)
-    measured, constant = memory.measured, memory.pace.constant_seconds
+    measured = memory.measured
     known = measured.tokens_per_second is not None and measured.measured_seconds >= MIN_MEASURED_SECONDS
     return ModelDeploymentStatus(
         observed_generation=observed.generation,
@@ -139,13 +139,7 @@ def status(
         output_tokens_per_second_per_replica=round(measured.tokens_per_second)
         if known and measured.tokens_per_second is not None
         else None,
-        learned=LearnedStatus(
-            idle_inter_token_microseconds=round(constant * 1e6),
-            forecast=memory.lookback.forecast.name,
-            margin_percent=round(100 * memory.lookback.margin),
-        )
-        if constant is not None
-        else None,
+        learned=_learned(decision, memory) or (previous.learned if previous else None),
         decision=DecisionStatus(
             decided_at=at,
             signals=_signals(decision, now),
@@ -188,7 +182,7 @@ def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
     if wanted.measure is Measure.CAPACITY_UNKNOWN:
         return "what one replica sustains is unknown, and it is not idle"
     if wanted.measure is Measure.PARTIAL:
-        return f"some signals are missing ({demand.missing or 'new pods have not reported yet'})"
+        return f"some signals are missing ({facts.missing or 'new pods have not reported yet'})"
     if wanted.measure is Measure.RUNNING and capacity.target_running_requests is not None:
         return (
             f"running {demand.running_requests.value:.0f} {sign} "
@@ -383,7 +377,7 @@ def _scaling(observed: Observed, decision: Decision) -> Verdict:
         )
     if isinstance(decision.facts, Missing):
         return no(Reason.HELD, "replicas are held while the load is unknown; bounds still apply")
-    if not decision.facts.demand.complete:
+    if not decision.facts.complete:
         return Verdict(
             ConditionType.SCALING,
             "True",
@@ -395,7 +389,7 @@ def _scaling(observed: Observed, decision: Decision) -> Verdict:
 
 def _fresh(decision: Decision) -> Verdict:
     facts = decision.facts
-    missing = facts.why if isinstance(facts, Missing) else facts.demand.missing
+    missing = facts.why if isinstance(facts, Missing) else facts.missing
     if isinstance(facts, Missing) and not facts.fault:
         return Verdict(ConditionType.METRICS_FRESH, "Unknown", Reason.NO_READY_PODS, _clip(missing, 1024))
     if missing:
@@ -532,14 +526,24 @@ def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:
     )
 
 
-def _pace(facts: Facts) -> tuple[SignalStatus, ...]:
-    constant, full = facts.pace.constant_seconds, facts.need.full_replicas
-    if constant is None or full is None:
-        return ()
-    return (
-        SignalStatus(name="loadInReplicas", value=f"{full:.2f}"),
-        SignalStatus(name="idleInterTokenMilliseconds", value=f"{constant * 1000:.1f}"),
+def _learned(decision: Decision, memory: Memory) -> LearnedStatus | None:
+    if isinstance(decision.facts, Missing) or decision.facts.pace is None or not decision.facts.pace.known:
+        return None
+    return LearnedStatus(
+        idle_inter_token_microseconds=round(decision.facts.pace.constant_seconds * 1e6),
+        forecast=memory.lookback.forecast.name,
+        margin_percent=round(100 * memory.lookback.margin),
     )
+
+
+def _pace(facts: Facts) -> tuple[SignalStatus, ...]:
+    pace, full = facts.pace, facts.need.full_replicas
+    if pace is None or full is None:
+        return ()
+    load = SignalStatus(name="loadInReplicas", value=f"{full:.2f}")
+    if not pace.known:
+        return (load,)
+    return (load, SignalStatus(name="idleInterTokenMilliseconds", value=f"{pace.constant_seconds * 1000:.1f}"))
 
 
 _SOURCES = {

@@ -5,7 +5,7 @@ growth of the queue; what already waits must be served besides. Both are put int
 per second, so that one number says what is needed.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.history import QueueSample
@@ -19,8 +19,7 @@ MAX_TOKENS_PER_REQUEST = 131_072.0
 """The longest context in common use. A larger ratio is a burst's edge, or an engine that does not tell the truth."""
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
+class Load(NamedTuple):
     """Generated tokens per second that the replicas must sustain.
 
     Attributes:
@@ -44,7 +43,7 @@ class Load:
 def forecast(
     demand: Demand,
     *,
-    queue: tuple[QueueSample, ...],
+    queue_growth_per_second: float,
     tokens_per_request: float | None,
     queue_tolerated: float,
     start_seconds: float,
@@ -53,7 +52,7 @@ def forecast(
 
     Args:
         demand: The load now.
-        queue: Recent queue lengths, oldest first, the last complete one last.
+        queue_growth_per_second: Requests; negative while the queue shrinks.
         tokens_per_request: Generated tokens of an average request; None when no request finished yet,
             and then the queue is judged by its length alone (step 4).
         queue_tolerated: Waiting requests that the ready replicas may have.
@@ -63,7 +62,7 @@ def forecast(
     if tokens_per_request is None:
         return Load(served, 0.0, 0.0)
     # Never below zero: clients that give up shorten the queue too, and nobody served them.
-    growth = max(-served, growth_per_second(queue) * tokens_per_request)
+    growth = max(-served, queue_growth_per_second * tokens_per_request)
     excess = max(0.0, demand.queued_requests.value - queue_tolerated)
     return Load(served, growth, min(excess * tokens_per_request / start_seconds, served + growth))
 
@@ -76,14 +75,12 @@ def growth_per_second(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> 
         since: Earlier samples do not count: what is added to a rate must be of the same time, or what was waiting
             a moment ago and is served now counts twice.
     """
-    if queue and queue[0].at < since:
-        queue = tuple(sample for sample in queue if sample.at >= since)
-    if len(queue) < 2:
+    first = next((sample for sample in queue if sample.at >= since), None)
+    if first is None:
         return 0.0
-    span = queue[-1].at - queue[0].at
-    if span < MIN_GROWTH_SPAN_SECONDS:
-        return 0.0
-    return (queue[-1].queued_requests - queue[0].queued_requests) / span
+    last = queue[-1]
+    span = last.at - first.at
+    return (last.queued_requests - first.queued_requests) / span if span >= MIN_GROWTH_SPAN_SECONDS else 0.0
 
 
 def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float) -> tuple[QueueSample, ...]:
@@ -91,7 +88,8 @@ def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float
 
     A partial sum is left out: a pod that reports again would look like growth.
     """
-    recent = tuple(sample for sample in queue if sample.at > now - GROWTH_WINDOW_SECONDS)
+    since = now - GROWTH_WINDOW_SECONDS
+    recent = tuple([sample for sample in queue if sample.at > since])
     if demand.queued_requests.known < demand.ready:
         return recent
     return (*recent, QueueSample(now, demand.queued_requests.value))

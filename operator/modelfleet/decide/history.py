@@ -1,37 +1,33 @@
 """What one decision leaves for the next, as frozen values."""
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelfleet.decide.lookback import NO_PAST, Lookback
 from modelfleet.decide.pace import NO_PACE, Pace
 
 
-@dataclass(frozen=True, slots=True)
-class Recommendation:
+class Recommendation(NamedTuple):
     """What the load called for at one moment."""
 
     at: float
     replicas: int
 
 
-@dataclass(frozen=True, slots=True)
-class ScaleEvent:
+class ScaleEvent(NamedTuple):
     """A change of the replica count that was asked for."""
 
     at: float
     change: int
 
 
-@dataclass(frozen=True, slots=True)
-class QueueSample:
+class QueueSample(NamedTuple):
     """Waiting requests of the whole deployment at one moment."""
 
     at: float
     queued_requests: float
 
 
-@dataclass(frozen=True, slots=True)
-class Measured:
+class Measured(NamedTuple):
     """The running measurement of one saturated replica.
 
     Attributes:
@@ -48,8 +44,7 @@ class Measured:
     saturated_since: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Memory:
+class Memory(NamedTuple):
     """What one ModelDeployment's next decision needs of its earlier ones.
 
     Attributes:

@@ -10,8 +10,9 @@ only to one that is clearly cheaper.
 The price of missed load against replicas is the one knob.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from math import ceil, exp, log
+from typing import NamedTuple
 
 BUCKET_SECONDS = 10.0
 """A queue of a few seconds is within usual limits of the first token; what is shorter needs no replica."""
@@ -64,7 +65,8 @@ FORECASTS = (
     Forecast(6, 1),
     Forecast(6, 3),
 )
-LONGEST_AVERAGE = max(forecast.averaged_buckets for forecast in FORECASTS)
+AVERAGES = frozenset(forecast.averaged_buckets for forecast in FORECASTS)
+LONGEST_AVERAGE = max(AVERAGES)
 FIRST_CHOICE = (FORECASTS.index(Forecast(3, 1)), MARGINS.index(1.25))
 """What decides until another is known to be cheaper: follow the last half minute, a quarter over it."""
 
@@ -72,27 +74,27 @@ Window = tuple[tuple[int, float], ...]
 """Bucket numbers and values, oldest first, of which none is dominated by a later one."""
 
 
-@dataclass(frozen=True, slots=True)
-class Track:
+class Track(NamedTuple):
     """One forecast over time.
 
     Attributes:
         peak: The highest averages of its time.
         trough: The lowest of its values within one start: what has been asked for long enough to serve.
         value: Load in replicas that it forecast when the last bucket closed.
-        before: When the one before closed.
+        asked: For each margin, the replicas it asked for then.
+        added: How many more than when the bucket before closed.
         costs: For each margin, what it cost so far, in replica-seconds.
     """
 
     peak: Window = ()
     trough: Window = ()
     value: float = 0.0
-    before: float = 0.0
+    asked: tuple[int, ...] = ()
+    added: tuple[int, ...] = ()
     costs: tuple[float, ...] = (0.0,) * len(MARGINS)
 
 
-@dataclass(frozen=True, slots=True)
-class Lookback:
+class Lookback(NamedTuple):
     """What is kept of the past.
 
     Attributes:
@@ -167,7 +169,7 @@ def look_back(
         min_replicas: Replicas that are there anyhow, at least 1.
     """
     if lookback.began_at is None:
-        return replace(lookback, began_at=now)
+        return lookback._replace(began_at=now)
     seconds = min(elapsed_seconds, BUCKET_SECONDS)
     open_sum, open_seconds = lookback.open_sum + load * seconds, lookback.open_seconds + seconds
     if now - lookback.began_at < BUCKET_SECONDS or open_seconds <= 0.0:
@@ -184,16 +186,20 @@ def look_back(
     start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
     number = lookback.buckets + 1
     recent = (*lookback.recent, seen)[-LONGEST_AVERAGE:]
-    averages = {length: _average(recent, length) for length in {forecast.averaged_buckets for forecast in FORECASTS}}
+    averages = {length: _average(recent, length) for length in AVERAGES}
     tracks = tuple(
-        _follow(
-            _charge(track, seen, start_buckets, latency_weight, min_replicas) if lookback.buckets else track,
-            forecast,
-            averages[forecast.averaged_buckets],
-            number,
-            start_buckets,
-        )
-        for forecast, track in zip(FORECASTS, lookback.tracks, strict=True)
+        [
+            _follow(
+                track,
+                forecast,
+                averages[forecast.averaged_buckets],
+                number,
+                start_buckets,
+                min_replicas,
+                _charge(track, seen, start_buckets, latency_weight, min_replicas) if track.asked else track.costs,
+            )
+            for forecast, track in zip(FORECASTS, lookback.tracks, strict=True)
+        ]
     )
     return Lookback(began_at=now, buckets=number, recent=recent, tracks=tracks, choice=_choose(tracks, lookback.choice))
 
@@ -207,32 +213,51 @@ def missed(share: float) -> float:
     return min(1.0, 0.1 * share**4 + 1.0 / (1.0 + exp(-log(share) / 0.06))) if share > 0.0 else 0.0
 
 
+NOTHING_ADDED = (0,) * len(MARGINS)
 _MISSED = tuple(missed(step / 100) for step in range(201))
 
 
-def _charge(track: Track, seen: float, start_buckets: int, latency_weight: float, least: int) -> Track:
+def _charge(track: Track, seen: float, start_buckets: int, latency_weight: float, least: int) -> tuple[float, ...]:
     """Let a forecast pay for the bucket that closed: what it asked for, what it added, and what it missed."""
     start = START_SHARE * start_buckets * BUCKET_SECONDS
     price = latency_weight * seen * BUCKET_SECONDS
     # What was asked for in each of the buckets of a start serves in this one.
-    serving = track.trough[0][1]
+    lowest = track.trough[0][1]
+    serving = track.asked if lowest == track.value else _asked(lowest, least)
+    percent = 100.0 * seen
     costs = []
-    for margin, cost in zip(MARGINS, track.costs, strict=True):
-        asked = whole(margin * track.value, least)
-        added = asked - whole(margin * track.before, least)
-        share = int(100.0 * seen / whole(margin * serving, least))
-        paid = asked * BUCKET_SECONDS + price * _MISSED[share if share < 200 else 200]
-        costs.append(cost * KEPT + (paid + start * added if added > 0 else paid))
-    return replace(track, costs=tuple(costs))
+    for asked, added, serves, cost in zip(track.asked, track.added, serving, track.costs, strict=True):
+        share = int(percent / serves)
+        costs.append(
+            cost * KEPT + asked * BUCKET_SECONDS + added * start + price * _MISSED[share if share < 200 else 200]
+        )
+    return tuple(costs)
 
 
-def _follow(track: Track, forecast: Forecast, average: float, number: int, start_buckets: int) -> Track:
+def _follow(
+    track: Track,
+    forecast: Forecast,
+    average: float,
+    number: int,
+    start_buckets: int,
+    least: int,
+    costs: tuple[float, ...],
+) -> Track:
     """Bring a forecast up to date."""
     span = LONGEST_BUCKETS if forecast.peak_starts is None else forecast.peak_starts * start_buckets
     peak = _slide(track.peak, (number, average), since=number - span + 1, highest=True)
     value = peak[0][1]
     trough = _slide(track.trough, (number, value), since=number - start_buckets + 1, highest=False)
-    return Track(peak, trough, value, track.value if number > 1 else value, track.costs)
+    if value == track.value and track.asked:
+        return Track(peak, trough, value, track.asked, NOTHING_ADDED, costs)
+    asked = _asked(value, least)
+    added = tuple([max(0, now - before) for now, before in zip(asked, track.asked or asked, strict=True)])
+    return Track(peak, trough, value, asked, added, costs)
+
+
+def _asked(load: float, least: int) -> tuple[int, ...]:
+    # max() would cost as much again as the rest of a forecast.
+    return tuple([count if (count := ceil(margin * load - ROUNDING)) > least else least for margin in MARGINS])
 
 
 def _choose(tracks: tuple[Track, ...], choice: tuple[int, int]) -> tuple[int, int]:
@@ -248,14 +273,9 @@ def _average(recent: tuple[float, ...], length: int) -> float:
     return sum(recent[-length:]) / min(length, len(recent))
 
 
-def whole(load: float, least: int) -> int:
-    """Return the replicas for a load, at least `least`."""
-    count = ceil(load - ROUNDING)
-    return count if count > least else least
-
-
 def _slide(window: Window, entry: tuple[int, float], *, since: int, highest: bool) -> Window:
     """Add a value to a window and drop what is too old or dominated."""
     value = entry[1]
-    kept = tuple(old for old in window if old[0] >= since and (old[1] > value if highest else old[1] < value))
-    return (*kept, entry)
+    if highest:
+        return (*[old for old in window if old[0] >= since and old[1] > value], entry)
+    return (*[old for old in window if old[0] >= since and old[1] < value], entry)

@@ -8,14 +8,19 @@ T of the time between tokens lets a replica fill 1 - c / T with work, so the wor
 is the load in replicas: exactly 1 where s = T, whatever c is.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from typing import NamedTuple
 
+from modelfleet.decide.demand import FIRST_SIGNALS_SECONDS
 from modelfleet.decide.snapshot import Pod, Signal
 
 LEAST_USABLE = 0.2
 """Share of a replica that may be filled, however close the limit is to its constant: no limit can be met below."""
 MOST_USABLE = 0.95
 """A replica that is busy to the last is late at every burst."""
+PRIOR_USABLE = 0.6
+"""While every step seen was longer than the limit, the constant may be anything below: then this much may be filled.
+Published models leave 0.4 to 0.85 of 50 ms (simulate/calibration.py)."""
 FALL = 0.2
 """Weight of a sample below the least pace: an idler replica than ever was seen."""
 RISE_SECONDS = 86_400.0
@@ -37,118 +42,204 @@ REQUESTS_REMEMBERED = 500.0
 LEAST_REQUESTS = 3.0
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    """Sums over samples of batch size and pace, older ones weighing less: the line of pace over batch."""
+class Line(NamedTuple):
+    """Sums over samples, older ones weighing less, for the line of pace over batch.
 
-    weight: float = 0.0
-    batch: float = 0.0
-    pace: float = 0.0
-    batch_batch: float = 0.0
-    batch_pace: float = 0.0
+    A second of a busy replica is 1 = c x steps + k x tokens. Divided by the steps it is the line pace = c + k x batch,
+    fitted so that errors count by their share of the pace: the long steps of an overload do not bend it.
+    """
 
-    def with_samples(self, samples: list[tuple[float, float]], *, kept: float) -> "Line":
-        """Add samples of (batch, pace); what was there keeps this part of its weight."""
-        weight, batches, paces = self.weight * kept, self.batch * kept, self.pace * kept
-        squares, products = self.batch_batch * kept, self.batch_pace * kept
-        for batch, pace in samples:
-            weight += 1.0
-            batches += batch
-            paces += pace
-            squares += batch * batch
-            products += batch * pace
-        return Line(weight, batches, paces, squares, products)
+    samples: float = 0.0
+    steps: float = 0.0
+    tokens: float = 0.0
+    steps_steps: float = 0.0
+    steps_tokens: float = 0.0
+    tokens_tokens: float = 0.0
 
-    def intercept(self) -> float | None:
-        """Return the pace of an empty batch by least squares; None where samples are few or their batches alike."""
-        if self.weight < LEAST_SAMPLES:
+    def with_samples(self, telling: Sequence[tuple[float, float]], *, kept: float) -> "Line":
+        """Add samples of (tokens/s, seconds between tokens); what was there keeps this part of its weight."""
+        samples, steps, tokens, steps_steps, steps_tokens, tokens_tokens = self
+        steps *= kept
+        tokens *= kept
+        steps_steps *= kept
+        steps_tokens *= kept
+        tokens_tokens *= kept
+        for rate, seconds in telling:
+            a_second = 1.0 / seconds
+            steps += a_second
+            tokens += rate
+            steps_steps += a_second * a_second
+            steps_tokens += a_second * rate
+            tokens_tokens += rate * rate
+        return Line(samples * kept + len(telling), steps, tokens, steps_steps, steps_tokens, tokens_tokens)
+
+    def constant_seconds(self) -> float | None:
+        """Return c by least squares, k not below 0; None where samples are few or their batches alike."""
+        if self.samples < LEAST_SAMPLES:
             return None
-        batch, pace = self.batch / self.weight, self.pace / self.weight
-        variance = self.batch_batch / self.weight - batch * batch
-        if variance < (LEAST_SPREAD * batch) ** 2 or variance <= 0.0:
+        _, steps, tokens, steps_steps, steps_tokens, tokens_tokens = self
+        apart = steps_steps * tokens_tokens - steps_tokens * steps_tokens
+        if apart <= (LEAST_SPREAD * steps_tokens) ** 2:
             return None
-        return pace - max(0.0, self.batch_pace / self.weight - batch * pace) / variance * batch
+        if tokens * steps_steps <= steps * steps_tokens:
+            return steps / steps_steps
+        return (steps * tokens_tokens - tokens * steps_tokens) / apart
 
 
-@dataclass(frozen=True, slots=True)
-class Pace:
+class Pace(NamedTuple):
     """What is learned about a replica's steps.
 
     Attributes:
         idle_seconds: The shortest time between tokens seen of a replica with next to nothing to do; None until seen.
         least_seconds: The shortest of any replica; None until tokens came.
         line: How the pace grows with the batch.
-        work_seconds: Work of the remembered requests, in replica-seconds.
-        requests: How many they are.
+        busy_seconds: Replica-seconds in which the remembered requests were worked on, constants included.
+        steps: Steps of that time.
+        requests: How many requests they were; one that is under way counts half.
+        running: Requests under way when last seen.
+        learned_at: When it was last learned from; None before.
+        constant_seconds: c, the time between tokens of a replica with next to no work; None until tokens came.
+        known: Whether steps short enough were seen to say what it is, in the light of the limit; else it is a guess.
     """
 
     idle_seconds: float | None = None
     least_seconds: float | None = None
     line: Line = Line()
-    work_seconds: float = 0.0
+    busy_seconds: float = 0.0
+    steps: float = 0.0
     requests: float = 0.0
+    running: float = 0.0
+    learned_at: float | None = None
+    constant_seconds: float | None = None
+    known: bool = False
 
-    @property
-    def constant_seconds(self) -> float | None:
-        """c: the time between tokens of a replica with next to no work; None until tokens came."""
-        least = self.least_seconds
-        if least is None:
-            return self.idle_seconds
-        line = self.line.intercept()
-        if line is not None:
-            return min(least, max(LEAST_CONSTANT * least, line))
-        return LEAST_CONSTANT * least if self.idle_seconds is None else min(self.idle_seconds, least)
+    @classmethod
+    def resumed(cls, idle_seconds: float) -> "Pace":
+        """Return what is known when an earlier process saw this constant."""
+        return cls(idle_seconds=idle_seconds, constant_seconds=idle_seconds, known=True)
 
-    @property
-    def work_per_request(self) -> float:
-        """Replica-seconds of work of an average request; 0 until some finished."""
-        return self.work_seconds / self.requests if self.requests >= LEAST_REQUESTS else 0.0
+    def work_per_request(self, constant_seconds: float) -> float:
+        """Return the replica-seconds of work of an average request; 0 until some finished."""
+        if self.requests < LEAST_REQUESTS:
+            return 0.0
+        return max(0.0, self.busy_seconds - constant_seconds * self.steps) / self.requests
 
 
 NO_PACE = Pace()
 """Before the first token."""
 
 
-Samples = tuple[tuple[float, float], ...]
-"""Of each serving pod that tells it: sequences under way on average, and the time between tokens in seconds."""
+class Samples(NamedTuple):
+    """What the serving pods that tell it did in the last rate window.
+
+    Attributes:
+        busy: How many of them were at work, on average.
+        steps_per_second: Their steps.
+        telling: Of each with tokens enough: tokens a second, and seconds between the tokens of a sequence.
+        missing: Which pod generates tokens and does not tell their pace; empty when there is none, or when the first
+            of them became ready less than FIRST_SIGNALS_SECONDS ago.
+    """
+
+    busy: float
+    steps_per_second: float
+    telling: tuple[tuple[float, float], ...]
+    missing: str
+
+    def work(self, constant_seconds: float) -> float:
+        """Return the work that they do, in replicas: what steps take beyond their constants."""
+        return max(0.0, self.busy - constant_seconds * self.steps_per_second)
 
 
 def sample(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Samples:
     """Return how full and how fast the serving pods are; an older sample is no sample."""
-    found = []
+    oldest = now - max_age_seconds
+    busy = steps = 0.0
+    telling = []
+    missing = ""
     for pod in pods:
         if pod.ready_at is None or pod.terminating:
             continue
-        seconds, tokens = pod.signals.inter_token_seconds, pod.signals.output_tokens_per_second
-        if isinstance(seconds, Signal) and isinstance(tokens, Signal) and now - seconds.sampled_at <= max_age_seconds:
-            found.append((tokens.value * seconds.value, seconds.value))
-    return tuple(found)
+        pace, tokens = pod.signals.inter_token_seconds, pod.signals.output_tokens_per_second
+        if type(tokens) is not Signal or tokens.sampled_at < oldest:
+            continue
+        if type(pace) is Signal and pace.sampled_at >= oldest and pace.value > 0.0:
+            seconds, rate = pace.value, tokens.value
+            batch = rate * seconds
+            # One with less than a sequence on average rests in between.
+            share = batch if batch < 1.0 else 1.0
+            busy += share
+            steps += share / seconds
+            if rate >= LEAST_TOKENS_PER_SECOND:
+                telling.append((rate, seconds))
+        elif not missing and tokens.value >= LEAST_TOKENS_PER_SECOND:
+            missing = f"{pod.name}: tokens, but no time between them" if _settled(pod, now) else ""
+    return Samples(busy, steps, tuple(telling), missing)
 
 
-def learn_pace(pace: Pace, samples: Samples, *, finished_requests: float, elapsed_seconds: float) -> Pace:
-    """Fold one interval in.
+def _settled(pod: Pod, now: float) -> bool:
+    return pod.ready_at is not None and now - pod.ready_at >= FIRST_SIGNALS_SECONDS
 
-    The work of a request is taken from all work and all requests that finished, so that long requests that have
-    not finished yet swing it by what they are of the remembered ones, and not at all while nothing finishes.
+
+def learn_pace(
+    pace: Pace,
+    samples: Samples,
+    *,
+    finished_per_second: float,
+    running_requests: float,
+    limit_seconds: float,
+    now: float,
+) -> Pace:
+    """Fold in what happened since it was last done.
+
+    The work of a request is taken from all work and all requests it was for: those that finished, and half of
+    each that is under way, or the first minute of a burst would make every request look like three.
 
     Args:
         pace: What was learned.
         samples: Of the serving pods.
-        finished_requests: How many requests finished in the interval.
-        elapsed_seconds: Its length.
+        finished_per_second: Requests that finish.
+        running_requests: How many are under way.
+        limit_seconds: Longest time between tokens that is wanted, > 0.
+        now: Seconds since the epoch.
     """
-    telling = [(batch, seconds) for batch, seconds in samples if batch >= LEAST_TOKENS_PER_SECOND * seconds]
-    idle, least, line = pace.idle_seconds, pace.least_seconds, pace.line
+    idle, least, line, busy, steps, requests, running, learned_at, _, _ = pace
+    elapsed_seconds = 0.0 if learned_at is None else max(0.0, now - learned_at)
+    telling = samples.telling
     if telling:
-        idle = _least(idle, [seconds for batch, seconds in telling if batch <= IDLE_SEQUENCES], elapsed_seconds)
+        idle = _least(idle, [seconds for rate, seconds in telling if rate * seconds <= IDLE_SEQUENCES], elapsed_seconds)
         least = _least(least, [seconds for _, seconds in telling], elapsed_seconds)
         line = line.with_samples(telling, kept=max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS))
-    constant = Pace(idle, least, line).constant_seconds
-    if constant is None:
+    elif least is None:
         return pace
-    kept = max(0.0, 1.0 - finished_requests / REQUESTS_REMEMBERED)
-    done = work(samples, constant) * elapsed_seconds
-    return Pace(idle, least, line, pace.work_seconds * kept + done, pace.requests * kept + finished_requests)
+    done = max(0.0, finished_per_second * elapsed_seconds + (running_requests - running) / 2.0)
+    kept = max(0.0, 1.0 - done / REQUESTS_REMEMBERED)
+    known = idle is not None or (least is not None and least <= limit_seconds)
+    return Pace(
+        idle,
+        least,
+        line,
+        busy * kept + samples.busy * elapsed_seconds,
+        steps * kept + samples.steps_per_second * elapsed_seconds,
+        requests * kept + done,
+        running_requests,
+        now,
+        _constant_seconds(idle, least, line) if known else _guess(least, limit_seconds),
+        known,
+    )
+
+
+def _constant_seconds(idle: float | None, least: float | None, line: Line) -> float | None:
+    if least is None:
+        return idle
+    most = least if idle is None else min(idle, least)
+    fitted = line.constant_seconds()
+    if fitted is not None:
+        return min(most, max(LEAST_CONSTANT * least, fitted))
+    return LEAST_CONSTANT * least if idle is None else most
+
+
+def _guess(least: float | None, limit_seconds: float) -> float | None:
+    return None if least is None else min(LEAST_CONSTANT * least, (1.0 - PRIOR_USABLE) * limit_seconds)
 
 
 def _least(known: float | None, samples: list[float], elapsed_seconds: float) -> float | None:
@@ -160,31 +251,38 @@ def _least(known: float | None, samples: list[float], elapsed_seconds: float) ->
     return known + (FALL if seen < known else min(1.0, elapsed_seconds / RISE_SECONDS)) * (seen - known)
 
 
+class Filled(NamedTuple):
+    """The load as the time between tokens tells it.
+
+    Attributes:
+        replicas: How many, filled as far as the limit lets them, the load needs.
+        constant_seconds: As in Pace.
+        known: As in Pace.
+        missing: Which pod did not tell, so that the load is a lower bound; empty when all did.
+    """
+
+    replicas: float
+    constant_seconds: float
+    known: bool
+    missing: str = ""
+
+
 def load_in_replicas(
     pace: Pace, samples: Samples, *, limit_seconds: float, queue_growth_per_second: float
-) -> float | None:
-    """Return how many replicas, filled as far as the limit lets them, the load needs; None until a token came.
+) -> Filled | None:
+    """Return the load in replicas; None until a token came, and while tokens come whose pace no pod tells.
 
     Args:
         pace: What was learned.
-        samples: Of the serving pods: a lower bound where a pod says nothing.
+        samples: Of the serving pods: a lower bound where one is missing.
         limit_seconds: Longest time between tokens that is wanted, > 0.
         queue_growth_per_second: Requests that arrive beyond what is served; negative while the queue shrinks.
     """
-    constant = pace.constant_seconds
-    if constant is None:
+    seen = pace.constant_seconds
+    if seen is None or (samples.missing and not samples.telling):
         return None
-    arriving = work(samples, constant) + queue_growth_per_second * pace.work_per_request
-    return max(0.0, arriving) / usable(constant, limit_seconds)
-
-
-def usable(constant_seconds: float, limit_seconds: float) -> float:
-    """Return the share of a replica that may be filled with work under a limit of the time between tokens."""
-    return min(MOST_USABLE, max(LEAST_USABLE, 1.0 - constant_seconds / limit_seconds))
-
-
-def work(samples: Samples, constant_seconds: float) -> float:
-    """Return the work that the pods do, in replicas; one with less than a sequence on average rests in between."""
-    return sum(
-        min(1.0, batch) * (1.0 - constant_seconds / seconds) for batch, seconds in samples if seconds > constant_seconds
-    )
+    # Work and room for it by the same constant: a replica at the limit is one replica of load whatever it is.
+    constant = min((1.0 - LEAST_USABLE) * limit_seconds, max((1.0 - MOST_USABLE) * limit_seconds, seen))
+    arriving = samples.work(constant) + queue_growth_per_second * pace.work_per_request(constant)
+    replicas = max(0.0, arriving) / (1.0 - constant / limit_seconds)
+    return Filled(replicas, seen, pace.known, samples.missing)

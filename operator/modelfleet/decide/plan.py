@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
@@ -12,7 +13,7 @@ from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
 from modelfleet.decide.history import Memory
 from modelfleet.decide.lookback import Lookback
-from modelfleet.decide.pace import Pace
+from modelfleet.decide.pace import Filled
 from modelfleet.decide.replicas import Need, Wanted
 from modelfleet.decide.shares import Reclaim, Wait
 from modelfleet.decide.snapshot import Missing
@@ -29,8 +30,7 @@ class StepName(StrEnum):
     MODE = "mode"
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """The replica count after one step, and what bound it there."""
 
     name: StepName
@@ -38,17 +38,26 @@ class Step:
     limited_by: Limit = Limit.NONE
 
 
-@dataclass(frozen=True, slots=True)
-class Facts:
-    """What the recommendation was computed from."""
+class Facts(NamedTuple):
+    """What the recommendation was computed from.
+
+    Attributes:
+        complete: Whether every ready pod told all of it; else the sums are lower bounds and nothing shrinks.
+    """
 
     demand: Demand
+    complete: bool
     capacity: Capacity
     load: Load
-    pace: Pace
+    pace: Filled | None
     need: Need
     lookback: Lookback
     wanted: Wanted
+
+    @property
+    def missing(self) -> str:
+        """Why a pod that should report does not; empty when all do."""
+        return self.demand.missing or (self.pace.missing if self.pace else "")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -19,11 +19,11 @@ The first three say what is needed now, the queue aside. What will be needed whe
 is ready is the lookback's to say, once it has seen a minute (lookback.py).
 """
 
-from dataclasses import dataclass
 from enum import Enum
 from math import ceil, inf
+from typing import NamedTuple
 
-from modelfleet.decide.capacity import TARGET_UTILIZATION, Capacity
+from modelfleet.decide.capacity import TARGET_UTILIZATION, Capacity, CapacitySource
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
 from modelfleet.decide.lookback import ROUNDING
@@ -49,8 +49,7 @@ class Measure(Enum):
     PARTIAL = "partial signals"
 
 
-@dataclass(frozen=True, slots=True)
-class Wanted:
+class Wanted(NamedTuple):
     """The raw count and the facts behind it.
 
     Attributes:
@@ -74,28 +73,34 @@ class Wanted:
     within_tolerance: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Need:
+class Need(NamedTuple):
     """What the load of this moment needs, the queue aside, in replicas used to the target.
 
     Attributes:
         by_latency: From the time between tokens; None until a token came.
         by_tokens: load / target; None when the target is unknown.
         by_running: running / target of one replica; None until a replica was seen full.
+        spec_target: Whether the target in tokens is the spec's, not a measurement.
     """
 
     by_latency: float | None
     by_tokens: float | None
     by_running: float | None
+    spec_target: bool = False
+
+    @property
+    def paced(self) -> bool:
+        """Whether the pace says it all: steps grow long before the batch is full.
+
+        Throughput seen while requests waited is no capacity then: the prompts decide it. Where the batch fills
+        first, its places and tokens say it.
+        """
+        return self.by_latency is not None and self.by_latency >= (self.by_running or 0.0)
 
     @property
     def full_replicas(self) -> float | None:
-        """The load in replicas used to the full, by the measure that fits; None when all are unknown.
-
-        Where steps grow long before the batch is full, the pace says it all, and throughput seen while requests
-        waited is no capacity: the prompts decide it. Where the batch fills first, its places and tokens say it.
-        """
-        if self.by_latency is not None and self.by_latency >= (self.by_running or 0.0):
+        """The load in replicas used to the full, by the measure that fits; None when all are unknown."""
+        if self.paced and self.by_latency is not None:
             return self.by_latency * TARGET_UTILIZATION
         known = [each for each in (self.by_tokens, self.by_running) if each is not None]
         return max(known) * TARGET_UTILIZATION if known else None
@@ -115,6 +120,7 @@ def need(demand: Demand, load: Load, capacity: Capacity, *, load_in_replicas: fl
         by_latency=None if load_in_replicas is None else load_in_replicas / TARGET_UTILIZATION,
         by_tokens=load.tokens_per_second / target if target else None,
         by_running=demand.running_requests.value / room if room else None,
+        spec_target=capacity.source is CapacitySource.SPEC,
     )
 
 
@@ -122,6 +128,7 @@ def replicas(
     demand: Demand,
     need: Need,
     *,
+    complete: bool,
     planned: float | None,
     current: int,
     queued_per_replica: int,
@@ -133,6 +140,7 @@ def replicas(
     Args:
         demand: The load as seen.
         need: What it needs now, the queue aside.
+        complete: Whether every ready pod told all that the need was computed from; else it is a lower bound.
         planned: What the lookback asks for, in replicas; None where it does not decide.
         current: Replicas asked for, starting ones included: they are supply on its way.
         queued_per_replica: Waiting requests tolerated per replica.
@@ -146,25 +154,29 @@ def replicas(
     help_cap = float(current) if queue_falls else inf
     by_queue = min(demand.queued_requests.value / queued_per_replica, float(queue_cap), help_cap)
     by_running = None if need.by_running is None else min(need.by_running, help_cap)
-    now = (
-        (need.by_tokens or 0.0, Measure.TOKENS),
-        (need.by_latency or 0.0, Measure.LATENCY),
-        (by_running or 0.0, Measure.RUNNING),
-    )
-    exact, measure = max(
-        *(now if planned is None else ((planned, Measure.FORECAST),)), (by_queue, Measure.QUEUE), key=_first
-    )
+    by_tokens = need.by_tokens if need.spec_target or not need.paced else None
+    exact, measure = (0.0, Measure.TOKENS) if planned is None else (planned, Measure.FORECAST)
+    if planned is None:
+        for each, its in (
+            (by_tokens, Measure.TOKENS),
+            (need.by_latency, Measure.LATENCY),
+            (by_running, Measure.RUNNING),
+        ):
+            if each is not None and each > exact:
+                exact, measure = each, its
+    if by_queue > exact:
+        exact, measure = by_queue, Measure.QUEUE
 
     def wanted(count: int, why: Measure, *, within_tolerance: bool = False) -> Wanted:
         return Wanted(count, need.by_latency, need.by_tokens, by_running, by_queue, why, planned, within_tolerance)
 
-    idle = demand.complete and demand.queued_requests.value == 0 and demand.running_requests.value == 0
+    idle = complete and demand.queued_requests.value == 0 and demand.running_requests.value == 0
     if need.full_replicas is None and not idle and by_queue <= current:
         return wanted(current, Measure.CAPACITY_UNKNOWN)
     if current > 0 and _within(exact, current, tolerance=tolerance, planned=planned is not None):
         return wanted(current, measure, within_tolerance=True)
     count = ceil(min(exact, MOST_REPLICAS))
-    if count < current and not demand.complete:
+    if count < current and not complete:
         return wanted(current, Measure.PARTIAL)
     if count < current and demand.queued_requests.value > queued_per_replica * demand.ready:
         return wanted(current, Measure.QUEUE_HOLDS)
@@ -176,7 +188,3 @@ def _within(exact: float, current: int, *, tolerance: float, planned: bool) -> b
     if not planned:
         return abs(exact / current - 1.0) <= tolerance
     return current - 1.0 - HALF_REPLICA < exact <= current + ROUNDING
-
-
-def _first(pair: tuple[float, Measure]) -> float:
-    return pair[0]

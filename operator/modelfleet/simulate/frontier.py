@@ -4,31 +4,23 @@ A frontier is tuned on the trace's first half and judged on its second, so that 
 trace. One run gives both halves; seeds are folded into medians before anything is chosen.
 """
 
-import os
-import signal
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal
 from enum import StrEnum
 from math import ceil
-from multiprocessing import get_context
-from multiprocessing.connection import Connection
 from statistics import median
-from threading import Thread
 from typing import Final
 
 from modelfleet.simulate.oracle import needed
 from modelfleet.simulate.policy import Circumstances, Kind, Setting
+from modelfleet.simulate.processes import Progress, in_processes
 from modelfleet.simulate.registry import KINDS, ORACLE, OURS, kind_named
 from modelfleet.simulate.score import Run, Score, score
 from modelfleet.simulate.world import Start, play
 
 MINIMUM_PARTS: Final = (0.25, 0.5, 0.75)
 """Minimums that a frontier tries beside the lowest, as parts of what the trace's peak needs."""
-
-Progress = Callable[[int, int], None]
-"""Told how many runs are done, and of how many."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,60 +85,7 @@ def play_jobs(
         processes: How many at once; None is one per CPU. 1 plays them here.
         progress: Called after each one.
     """
-    told = progress or (lambda done, total: None)
-    processes = min(processes or os.cpu_count() or 1, len(jobs))
-    told(0, len(jobs))
-    if processes <= 1:
-        return _count((play_job(job, circumstances) for job in jobs), len(jobs), told)
-    # Spawned, not forked: the caller may have threads, a progress bar for one. The arrivals travel once a process.
-    spawn = get_context("spawn")
-    ends, alive = spawn.Pipe(duplex=False)
-    with (
-        ends,
-        alive,
-        ProcessPoolExecutor(
-            processes, mp_context=spawn, initializer=_begin_worker, initargs=(circumstances, ends)
-        ) as pool,
-    ):
-        try:
-            # Ctrl-C reaches every process of the terminal; workers inherit the mask, and the parent alone answers it.
-            mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            try:
-                outcomes = pool.map(_work, jobs)
-            finally:
-                signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            return _count(outcomes, len(jobs), told)
-        except BaseException:
-            # Runs under way may take a minute, and nobody wants them any more.
-            alive.close()
-            raise
-
-
-def _count(outcomes: Iterable[Outcome], total: int, told: Progress) -> list[Outcome]:
-    done = []
-    for outcome in outcomes:
-        done.append(outcome)
-        told(len(done), total)
-    return done
-
-
-_worker: dict[str, Circumstances] = {}
-"""A worker process keeps here what all its jobs share."""
-
-
-def _begin_worker(circumstances: Circumstances, ends: Connection) -> None:
-    _worker["circumstances"] = circumstances
-    Thread(target=_end_with, args=(ends,), daemon=True).start()
-
-
-def _end_with(ends: Connection) -> None:
-    """End this worker when the other end of the pipe is closed: the parent gave up, or was killed."""
-    ends.poll(None)
-    os._exit(1)
-
-
-def _work(job: Job) -> Outcome:
-    return play_job(job, _worker["circumstances"])
+    return in_processes(play_job, jobs, circumstances, processes=processes, progress=progress)
 
 
 def sweep(

@@ -1,14 +1,15 @@
-"""What an autoscaler may see and say: the one interface that ours, the rivals and the oracle share.
+"""What an autoscaler may see and say: the interfaces that ours, the rivals and the oracle share.
 
 The world calls `observe` every `sample_seconds` and `decide` every `period_seconds`, each with a random phase,
 as real scrapes and loops have. A policy owns its windows, its state and its lags; it never sees the future,
 except the oracle, which is handed the trace.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from modelfleet.decide.snapshot import Node
 from modelfleet.simulate.arrivals import Arrival
 from modelfleet.simulate.calibration import ReplicaModel
 
@@ -33,6 +34,7 @@ class PodSample:
         first_tokens: How many had theirs (the histogram's count).
         inter_token_seconds_sum: Sum of the gaps between tokens (a histogram's sum).
         inter_tokens: Number of those gaps (its count).
+        placed: Whether it has its GPUs; until then it is Pending.
     """
 
     uid: str
@@ -50,6 +52,7 @@ class PodSample:
     first_tokens: int
     inter_token_seconds_sum: float
     inter_tokens: int
+    placed: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +94,29 @@ class Policy(Protocol):
         """Return the replicas to ask for; `current` is what was last asked for.
 
         The world clips the answer into the bounds, as every API server does.
+        """
+
+
+class FleetPolicy(Protocol):
+    """An autoscaler of many deployments at once, by name.
+
+    Attributes:
+        sample_seconds: Time between two looks at the signals of all of them.
+        period_seconds: Time between two decisions.
+    """
+
+    sample_seconds: float
+    period_seconds: float
+
+    def observe(self, samples: Mapping[str, Sample], nodes: Mapping[str, tuple[Node, ...]]) -> None:
+        """Take a look at the signals, and at the nodes' free GPUs by accelerator class."""
+
+    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, int]:
+        """Return the replicas to ask for, in the order to write them; who is left out keeps its count.
+
+        Args:
+            now: The time.
+            current: What was last asked for.
         """
 
 

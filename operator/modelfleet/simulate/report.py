@@ -1,6 +1,6 @@
 """One HTML file about one load: what each policy costs and attains, and why. It opens without a network."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
 from html import escape
@@ -80,16 +80,21 @@ class Story:
 def render(story: Story) -> str:
     """Return the report as one HTML document; the same story gives the same text."""
     sections = [
-        _section("Cost against attainment", _frontier(story), _frontier_caption(story)),
-        _section("Figures", _table(story), _table_caption(story)),
-        _section("Over time", _over_time(story), _OVER_TIME_CAPTION),
-        _section("Replicas, policy by policy", _panels(story), _PANELS_CAPTION),
-        _section("Time to first token", _first_tokens(story), _FIRST_TOKENS_CAPTION),
+        section("Cost against attainment", _frontier(story), _frontier_caption(story)),
+        section("Figures", _table(story), _table_caption(story)),
+        section("Over time", _over_time(story), _OVER_TIME_CAPTION),
+        section("Replicas, policy by policy", _panels(story), _PANELS_CAPTION),
+        section("Time to first token", _first_tokens(story), _FIRST_TOKENS_CAPTION),
     ]
     if story.what_ifs:
-        sections.append(_section("What if", _what_ifs(story), _WHAT_IFS_CAPTION))
-    facts = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in story.facts.items())
-    return _PAGE.format(title=escape(story.title), plotly=get_plotlyjs(), facts=facts, sections="\n".join(sections))
+        sections.append(section("What if", _what_ifs(story), _WHAT_IFS_CAPTION))
+    return page(story.title, story.facts, sections)
+
+
+def page(title: str, facts: Mapping[str, str], sections: Sequence[str]) -> str:
+    """Return the document around sections."""
+    listed = "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in facts.items())
+    return _PAGE.format(title=escape(title), plotly=get_plotlyjs(), facts=listed, sections="\n".join(sections))
 
 
 _PAGE: Final = """<!DOCTYPE html>
@@ -127,11 +132,12 @@ tr.oracle td {{ color: #778; font-style: italic; }}
 """
 
 
-def _section(title: str, body: str, caption: str) -> str:
+def section(title: str, body: str, caption: str) -> str:
+    """Return a part of the page: a heading, a figure or table, and what it shows."""
     return f"<h2>{escape(title)}</h2>\n<figure>\n{body}\n<figcaption><p>{escape(caption)}</p></figcaption>\n</figure>"
 
 
-def _html(figure: go.Figure, name: str, *, height: int) -> str:
+def figure_html(figure: go.Figure, name: str, *, height: int) -> str:
     """Return a figure's part of the document.
 
     Args:
@@ -252,7 +258,7 @@ def _frontier(story: Story) -> str:
         tickvals=list(ticks),
         ticktext=list(ticks.values()),
     )
-    return _html(figure, "frontier", height=600)
+    return figure_html(figure, "frontier", height=600)
 
 
 _MISSED_TICKS: Final = (1.0, 0.5, 0.2, 0.1, 0.05, 0.02, 0.01, 0.005, 0.002, 0.001, 0.0005, 0.0002, 0.0001, 0.00001)
@@ -296,8 +302,8 @@ def _table(story: Story) -> str:
             f"{whole.gpu_hours:,.2f}",
             f"{100.0 * whole.attainment:.2f}",
             f"{whole.violations:,}",
-            _number(whole.ttft_p99_s, 2),
-            _number(whole.tpot_p99_ms, 1),
+            number(whole.ttft_p99_s, 2),
+            number(whole.tpot_p99_ms, 1),
             f"{whole.reversals_per_hour:.1f}",
             f"{whole.max_replicas}",
         ]
@@ -325,7 +331,8 @@ def _table_caption(story: Story) -> str:
     return f"{caption} At {story.price} USD per GPU-hour; a month is {HOURS_PER_MONTH} hours like these."
 
 
-def _number(value: float | None, decimals: int) -> str:
+def number(value: float | None, decimals: int) -> str:
+    """Return a figure for people; None is infinite."""
     return "∞" if value is None else f"{value:,.{decimals}f}"
 
 
@@ -348,15 +355,15 @@ def _runs(story: Story) -> Iterator[tuple[str, Run]]:
             yield each.job.policy, each.run
 
 
-def _stretches(run: Run, most: int) -> list[Sequence[Moment]]:
+def stretches(run: Run, most: int) -> list[Sequence[Moment]]:
     """Cut a timeline into at most so many stretches of equal length: each becomes one point of a line."""
     size = max(1, -(-len(run.timeline) // most))
     return [run.timeline[begins : begins + size] for begins in range(0, len(run.timeline), size)]
 
 
-def _clock(story: Story) -> tuple[str, float]:
+def clock(runs: Iterable[Run]) -> tuple[str, float]:
     """Return the unit of the time axis, and its seconds."""
-    longest = max(run.seconds for _, run in _runs(story))
+    longest = max(run.seconds for run in runs)
     return ("hours", 3600.0) if longest > LONG_SECONDS else ("minutes", 60.0)
 
 
@@ -369,8 +376,8 @@ def _over_time(story: Story) -> str:
         row_heights=[0.22, 0.42, 0.36],
     )
     runs = list(_runs(story))
-    unit, unit_seconds = _clock(story)
-    ends = [stretch[-1] for stretch in _stretches(runs[0][1], LOAD_POINTS)]
+    unit, unit_seconds = clock(run for _, run in runs)
+    ends = [stretch[-1] for stretch in stretches(runs[0][1], LOAD_POINTS)]
     figure.add_scatter(
         x=[round(moment.at_seconds / unit_seconds, 3) for moment in ends[1:]],
         y=[
@@ -386,28 +393,28 @@ def _over_time(story: Story) -> str:
         col=1,
     )
     for policy, run in runs:
-        stretches = _stretches(run, MOST_POINTS)
+        parts = stretches(run, MOST_POINTS)
         shared = {
-            "x": [round(stretch[0].at_seconds / unit_seconds, 3) for stretch in stretches],
+            "x": [round(stretch[0].at_seconds / unit_seconds, 3) for stretch in parts],
             **_named(policy),
             "visible": True if policy in (OURS, ORACLE, story.rival) else "legendonly",
             "line": _line(policy) | {"shape": "hv"},
             "col": 1,
         }
-        figure.add_scatter(y=[max(moment.pods for moment in stretch) for stretch in stretches], row=2, **shared)
+        figure.add_scatter(y=[max(moment.pods for moment in stretch) for stretch in parts], row=2, **shared)
         figure.add_scatter(
-            y=[max(moment.queued for moment in stretch) for stretch in stretches], row=3, showlegend=False, **shared
+            y=[max(moment.queued for moment in stretch) for stretch in parts], row=3, showlegend=False, **shared
         )
     for row, title in enumerate(("requests/s", "replicas", "waiting requests"), start=1):
         figure.update_yaxes(title=title, rangemode="tozero", row=row, col=1)
     figure.update_xaxes(title=f"{unit} from the start", row=3, col=1)
     figure.update_layout(hovermode="x unified")
-    return _html(figure, "over-time", height=720)
+    return figure_html(figure, "over-time", height=720)
 
 
 def _panels(story: Story) -> str:
     runs = dict(_runs(story))
-    unit, unit_seconds = _clock(story)
+    unit, unit_seconds = clock(runs.values())
     rows = -(-len(runs) // PANELS_PER_ROW)
     figure = make_subplots(
         rows=rows,
@@ -424,10 +431,10 @@ def _panels(story: Story) -> str:
         if ORACLE in runs and policy != ORACLE:
             lines.insert(0, (ORACLE, runs[ORACLE], False))
         for name, its, ready in lines:
-            stretches = _stretches(its, MOST_POINTS)
+            parts = stretches(its, MOST_POINTS)
             figure.add_scatter(
-                x=[round(stretch[0].at_seconds / unit_seconds, 3) for stretch in stretches],
-                y=[max(moment.ready if ready else moment.pods for moment in stretch) for stretch in stretches],
+                x=[round(stretch[0].at_seconds / unit_seconds, 3) for stretch in parts],
+                y=[max(moment.ready if ready else moment.pods for moment in stretch) for stretch in parts],
                 name=f"{name}, {'ready' if ready else 'holding GPUs'}",
                 showlegend=False,
                 line={
@@ -442,7 +449,7 @@ def _panels(story: Story) -> str:
     figure.update_xaxes(title=unit, row=rows)
     figure.update_yaxes(title="replicas", rangemode="tozero", col=1)
     figure.update_annotations(font_size=13)
-    return _html(figure, "panels", height=90 + 190 * rows)
+    return figure_html(figure, "panels", height=90 + 190 * rows)
 
 
 # --- time to first token ----------------------------------------------------------------------------
@@ -473,7 +480,7 @@ def _first_tokens(story: Story) -> str:
     )
     figure.update_xaxes(title="time to first token, s", type="log", dtick=1, exponentformat="none")
     figure.update_yaxes(title="requests, %", range=[0, 101])
-    return _html(figure, "first-tokens", height=460)
+    return figure_html(figure, "first-tokens", height=460)
 
 
 # --- what if ----------------------------------------------------------------------------------------
@@ -518,7 +525,7 @@ def _what_ifs(story: Story) -> str:
         figure.update_xaxes(title=title, row=2, col=col)
     figure.update_yaxes(title="requests within<br>both targets, %", row=1, col=1)
     figure.update_yaxes(title="GPU-hours", rangemode="tozero", row=2, col=1)
-    return _html(figure, "what-ifs", height=560)
+    return figure_html(figure, "what-ifs", height=560)
 
 
 def _value(job: Job, knob: Knob) -> float:

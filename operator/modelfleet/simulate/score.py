@@ -35,6 +35,7 @@ class Moment:
         queued: Requests that wait, at the gateway or in an engine.
         running: Requests in batches.
         arrived: Requests that arrived so far.
+        pending: Pods that wait for GPUs.
     """
 
     at_seconds: float
@@ -44,6 +45,7 @@ class Moment:
     queued: int
     running: int
     arrived: int
+    pending: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,6 +61,7 @@ class Run:
         served: Every request, in order of arrival.
         timeline: A moment every few seconds.
         scales: Times and sizes of the changes of the replica count that was asked for.
+        waits: From when to when each pod waited for its GPUs; most waited for no time at all.
     """
 
     policy: str
@@ -69,6 +72,7 @@ class Run:
     served: Sequence[Served]
     timeline: Sequence[Moment]
     scales: Sequence[tuple[float, int]]
+    waits: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)

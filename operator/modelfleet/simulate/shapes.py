@@ -77,7 +77,13 @@ def rate_at(shape: Shape, *, part: float) -> float:
 
 
 def shape_arrivals(
-    shape: Shape, *, requests_per_second: float, duration_seconds: float, lengths: Lengths, seed: int
+    shape: Shape,
+    *,
+    requests_per_second: float,
+    duration_seconds: float,
+    lengths: Lengths,
+    seed: int,
+    phase: float = 0.0,
 ) -> Iterator[Arrival]:
     """Yield the arrivals of a shape, the same ones for the same arguments.
 
@@ -87,6 +93,7 @@ def shape_arrivals(
         duration_seconds: How long, above zero.
         lengths: Of the requests.
         seed: Of the random draws.
+        phase: Part of the shape, 0 to 1, at which it begins; what was skipped comes last.
     """
     dice = random.Random(f"{shape}/{seed}")
     at_seconds = 0.0
@@ -100,5 +107,6 @@ def shape_arrivals(
         if at_seconds > duration_seconds:
             return
         # Thinning: candidates come at the full rate, and each is kept with the part that holds at its time.
-        if dice.random() < rate_at(shape, part=at_seconds / duration_seconds):
+        part = at_seconds / duration_seconds
+        if dice.random() < rate_at(shape, part=(part + phase) % 1.0 if phase else part):
             yield Arrival(at_seconds, *lengths.draw(dice))
