@@ -25,6 +25,7 @@ class TenantCondition(StrEnum):
     WITHIN_QUOTA = "WithinQuota"
     LENDING = "Lending"
     BORROWING = "Borrowing"
+    NAMESPACES_CLAIMED = "NamespacesClaimed"
 
 
 class Reason(StrEnum):
@@ -65,6 +66,8 @@ class Reason(StrEnum):
     LENDING = "Lending"
     NOT_LENDING = "NotLending"
     TAKING_BACK = "TakingBack"
+    CLAIMED = "Claimed"
+    CLAIMED_BY_ANOTHER = "ClaimedByAnother"
 
 
 class Limit(StrEnum):

@@ -116,4 +116,4 @@ class TenantStatus(Model):
     updated_at: datetime | None = None
     """When these counts last changed."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
-    """WithinQuota, Borrowing, Lending."""
+    """WithinQuota, Borrowing, Lending, NamespacesClaimed."""

@@ -21,6 +21,7 @@ from modelfleet.decide.history import Memory
 from modelfleet.decide.lookback import BUCKET_SECONDS
 from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
 from modelfleet.decide.replicas import Measure
+from modelfleet.decide.shares import Reclaim
 from modelfleet.decide.snapshot import Missing, Observed
 
 Truth = Literal["True", "False", "Unknown"]
@@ -288,6 +289,15 @@ def _returns(observed: Observed, decision: Decision) -> str:
         for wait in decision.waits
     ]
     return "; ".join(named) or f"GPUs of {accelerator} on a node where pods are terminating"
+
+
+def reclaim_note(reclaim: Reclaim) -> str:
+    """Return the note of the event that tells a team what it gives back, and to whom."""
+    if reclaim.taker == reclaim.tenant:
+        why = f"Tenant {reclaim.tenant} has more than its limit" if reclaim.tenant else "no Tenant has this namespace"
+        return f"{reclaim.gpus} GPUs are given up, for {why}: {', '.join(reclaim.pods)} drain"
+    why = "wants its own back" if reclaim.of_its_own else "has less for its weight"
+    return f"{reclaim.gpus} borrowed GPUs go to {reclaim.taker}, which {why}: {', '.join(reclaim.pods)} drain"
 
 
 def _given_back(decision: Decision, spec: ModelDeploymentSpec) -> str:

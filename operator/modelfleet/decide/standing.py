@@ -1,6 +1,6 @@
 """What every tenant has, owes and waits for, as its status and its events tell it. Nothing is decided here."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modelfleet.api.conditions import Reason, TenantCondition
@@ -151,3 +151,32 @@ def judge_tenant(
             "; ".join(takes or lent) or "others use nothing of its nominal",
         ),
     )
+
+
+def judge_claims(taken: Mapping[str, str]) -> TenantVerdict:
+    """Return whether every namespace that a tenant names is its own; `taken` has the owner of each that is not."""
+    if not taken:
+        return TenantVerdict(TenantCondition.NAMESPACES_CLAIMED, True, Reason.CLAIMED, "every namespace is its own")
+    named = ", ".join(f"namespace {namespace} is Tenant {owner}'s" for namespace, owner in sorted(taken.items()))
+    return TenantVerdict(
+        TenantCondition.NAMESPACES_CLAIMED,
+        False,
+        Reason.CLAIMED_BY_ANOTHER,
+        f"{named}, which is older: take it out of spec.namespaces of one of the two",
+    )
+
+
+def one_word(verdicts: Iterable[TenantVerdict]) -> Reason:
+    """Return what a tired reader needs first: what is wrong, then what moves, then what is so."""
+    reasons = {verdict.reason for verdict in verdicts}
+    return next((reason for reason in _WORDS if reason in reasons), Reason.WITHIN_NOMINAL)
+
+
+_WORDS = (
+    Reason.CLAIMED_BY_ANOTHER,
+    Reason.OVER_QUOTA,
+    Reason.GIVING_BACK,
+    Reason.TAKING_BACK,
+    Reason.BORROWING,
+    Reason.LENDING,
+)
