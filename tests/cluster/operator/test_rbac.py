@@ -98,7 +98,7 @@ def _rules(sandbox: Sandbox, namespace: str) -> dict[tuple[str, str, str], set[s
 
 
 def test_the_account_may_do_this_and_nothing_else(sandbox: Sandbox, team: Team) -> None:
-    """The golden matrix: no wildcard, no delete but of its own quotas, no Secret, no write to a spec; the Lease only at home."""
+    """The golden matrix: no wildcard, delete for its own quotas only, no Secret, no write to a spec; Lease at home."""
     everywhere = {(group, resource, ""): set(verbs) for (group, resource), verbs in EVERYWHERE.items()} | BY_NAME
 
     assert everywhere == _rules(sandbox, team.namespace)

@@ -15,7 +15,20 @@ from modelfleet.render.quota import QUOTA_NAME
 from modelfleet.simulate.arrivals import Arrival
 from sandbox.cluster import RequestFailed, Sandbox
 from sandbox.load.client import run_load
-from tests.cluster.operator.scene import Cast, Team, Watched, gpu_class, ready, same, scale_in_after, unique, until
+from tests.cluster.operator.scene import (
+    Audit,
+    Cast,
+    History,
+    Team,
+    Watched,
+    gpu_class,
+    gpus_taken,
+    ready,
+    same,
+    scale_in_after,
+    unique,
+    until,
+)
 
 pytestmark = pytest.mark.xdist_group("operator-objects")
 
@@ -79,6 +92,17 @@ def hard(team: Team) -> int | None:
     return None if found is None else int(found.get("status", {}).get("hard", {}).get(RESOURCE, -1))
 
 
+def largest_sum(states: list[tuple[str, dict[str, Any]]], *teams: Team) -> int:
+    """Return the most GPUs that the live limits of some namespaces ever added up to, once each had one."""
+    now: dict[str, int] = {}
+    sums = []
+    for _, item in states:
+        if item["metadata"]["namespace"] in {team.namespace for team in teams}:
+            now[item["metadata"]["namespace"]] = int(item["spec"]["hard"][RESOURCE])
+            sums += [sum(now.values())] * (len(now) == len(teams))
+    return max(sums)
+
+
 def raw_pod(team: Team, gpus: int) -> str:
     """Create a pod that no ModelDeployment owns; return why not, or an empty string."""
     container = {"name": "job", "image": "job", "resources": {"limits": {"nvidia.com/gpu": str(gpus)}}}
@@ -99,7 +123,7 @@ def load(team: Team, rate: float, seconds: float) -> asyncio.Task[Any]:
 async def test_what_is_lent_comes_back_by_draining(
     sandbox: Sandbox, new_team: Callable[..., Team], tenants: Tenants
 ) -> None:
-    """Two tenants of 2 GPUs: one borrows the third at its peak; the other wakes, waits, and has it. No request fails."""
+    """Two tenants of 2 GPUs: one borrows at its peak; the other wakes, waits, has its own back. No request fails."""
     lender, borrower = new_team(), new_team()
     with gpu_class(sandbox, gpus=(4,)) as accelerator:
         of_lender = tenants.create(accelerator, lender, nominalQuota=2)
@@ -137,14 +161,18 @@ async def test_what_is_lent_comes_back_by_draining(
 def test_the_api_server_keeps_the_limit_while_no_operator_runs(
     cast: Cast, sandbox: Sandbox, new_team: Callable[..., Team], tenants: Tenants, operator: Watched
 ) -> None:
-    """2 + 1 GPUs over two namespaces: limits follow what is granted, and pods beyond the sum are refused by quota."""
+    """2 + 1 GPUs over two namespaces: limits follow what is granted, a roll-out goes within, pods beyond are refused."""
     first, second = new_team(), new_team()
     with gpu_class(sandbox, gpus=(8,)) as accelerator:
-        tenants.create(accelerator, first, second, nominalQuota=2, borrowingLimit=1)
-        same((3, 0), lambda: (hard(first), hard(second)))
-        second.deploy(accelerator=accelerator, scaling={"minReplicas": 2, "maxReplicas": 2})
-        second.await_ready(replicas=2)
-        same((1, 2), lambda: (hard(first), hard(second)))
+        with History(sandbox, "/api/v1/resourcequotas") as history:
+            tenants.create(accelerator, first, second, nominalQuota=2, borrowingLimit=1)
+            same((3, 0), lambda: (hard(first), hard(second)))
+            second.deploy(accelerator=accelerator, scaling={"minReplicas": 2, "maxReplicas": 2})
+            second.await_ready(replicas=2)
+            same((1, 2), lambda: (hard(first), hard(second)))
+            second.change(model={"revision": "v2"})
+            same(0, lambda: second.deployment()["spec"]["strategy"]["rollingUpdate"]["maxSurge"])
+            second.await_ready(replicas=2)
         assert operator.end() == 0
         answers = [raw_pod(first, 2), raw_pod(first, 1), raw_pod(first, 1), raw_pod(second, 1)]
         cast.only()
@@ -152,6 +180,7 @@ def test_the_api_server_keeps_the_limit_while_no_operator_runs(
         sandbox.request("PATCH", path, {"spec": {"hard": {RESOURCE: "9"}}})
         same((1, 2), lambda: (hard(first), hard(second)))
 
+    assert largest_sum(history.seen, first, second) == 3
     assert [answer[:3] for answer in answers] == ["403", "", "403", "403"]
     assert f"exceeded quota: {QUOTA_NAME}" in answers[0], answers[0]
 
@@ -182,3 +211,26 @@ def test_a_second_claim_is_told_and_an_end_frees_everything(
 
     assert told.startswith(f"namespace {shared.namespace} is Tenant {older}'s, which is older")
     assert before == 2
+
+
+def test_a_restart_beside_tenants_at_rest_writes_nothing(
+    cast: Cast, sandbox: Sandbox, team: Team, tenants: Tenants, operator: Watched
+) -> None:
+    """The next process adopts the status and the quota as they are."""
+    with gpu_class(sandbox, gpus=(2,)) as accelerator:
+        name = tenants.create(accelerator, team, nominalQuota=1)
+        team.deploy(accelerator=accelerator)
+        team.await_ready()
+        same(("True", "Fresh"), lambda: team.condition("MetricsFresh"))
+        same([1, 1, 0, 0, 0], lambda: tenants.counts(name))
+        same(1, lambda: gpus_taken(sandbox, accelerator))
+        operator.await_ticks(3)
+        before = tenants.get(name)["metadata"]["resourceVersion"], team.versions()
+        assert operator.end() == 0
+        audit = Audit(sandbox)
+        successor = cast.only()
+        successor.await_ticks(14)
+        mine = [line for line in audit.writes(by=successor) if team.namespace in line or "tenant" in line]
+
+        assert mine == []
+        assert before == (tenants.get(name)["metadata"]["resourceVersion"], team.versions())
