@@ -6,16 +6,30 @@ from collections.abc import Iterator
 from time import process_time
 
 from bench.figures import Against, Figure, percentile
+from bench.obvious_allocation import share_obviously
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec, Scaling, ServedModel
 from modelfleet.decide.allocate import Ask, allocate
 from modelfleet.decide.cycle import decide
 from modelfleet.decide.history import Memory
-from modelfleet.decide.snapshot import Child, Missing, Node, Observed, Pod, PodSignals, Signal, Snapshot
+from modelfleet.decide.shares import share_out
+from modelfleet.decide.snapshot import (
+    Child,
+    Missing,
+    Node,
+    Observed,
+    Pod,
+    PodSignals,
+    Quota,
+    Signal,
+    Snapshot,
+    Tenant,
+)
 
 DEPLOYMENTS = 1_000
 PODS_EACH = 4
 ASKS = 10_000
+TENANTS, FEW_TENANTS = 10_000, 60
 GPUS_A_NODE = 8
 WARM_TICKS, TIMED_TICKS = 40, 40
 TARGET_MICROSECONDS = 50.0
@@ -53,6 +67,68 @@ def measure() -> Iterator[Figure]:
         "ms",
         Against("target", TARGET_ALLOCATE_MILLISECONDS),
     )
+    yield from share()
+
+
+def share() -> Iterator[Figure]:
+    """Yield the CPU time of sharing two classes among many tenants, and of the obvious way for few."""
+    asks, nodes, tenants = teams(TENANTS)
+    rounds = []
+    for _ in range(9):
+        began = process_time()
+        share_out(asks, nodes, tenants)
+        rounds.append(process_time() - began)
+    yield Figure(
+        f"allocate: {TENANTS:,} tenants x 2 classes, GPUs for half of the growth",
+        percentile(rounds, 50) * 1e3,
+        "ms",
+        Against("target", TARGET_ALLOCATE_MILLISECONDS),
+    )
+    asks, nodes, tenants = teams(FEW_TENANTS)
+    began = process_time()
+    fast = share_out(asks, nodes, tenants)
+    fast_seconds = process_time() - began
+    began = process_time()
+    obvious = share_obviously(asks, nodes, tenants)
+    seconds = process_time() - began
+    assert fast.granted == obvious.granted
+    yield Figure(
+        f"allocate: {FEW_TENANTS} tenants x 2 classes",
+        fast_seconds * 1e3,
+        "ms",
+        Against("the obvious implementation", seconds * 1e3),
+    )
+
+
+def teams(count: int) -> tuple[list[Ask], dict[str, tuple[Node, ...]], list[Tenant]]:
+    """Return tenants with a deployment of each class, and free GPUs for about half of the growth they ask for."""
+    asks, tenants = [], []
+    for number in range(count):
+        name = f"team-{number:05}"
+        for index, accelerator in enumerate(("a100", "h100")):
+            held, gpus = 2, (1, 2)[(number + index) % 2]
+            asks.append(
+                Ask(
+                    key=Key(name, accelerator),
+                    accelerator=accelerator,
+                    gpus=gpus,
+                    priority=0,
+                    held=held,
+                    assured=held,
+                    asked=held + (number + index) % 4,
+                    tenant=name,
+                )
+            )
+        quota = Quota(2 + number % 3, 2 + number % 5 if number % 2 else None, None, 1 + number % 3)
+        used = {ask.accelerator: ask.held * ask.gpus for ask in asks[-2:]}
+        tenants.append(Tenant(name=name, namespaces=(name,), quotas={"a100": quota, "h100": quota}, used_gpus=used))
+    nodes = {}
+    for accelerator in ("a100", "h100"):
+        wanted = sum((ask.asked - ask.held) * ask.gpus for ask in asks if ask.accelerator == accelerator)
+        nodes[accelerator] = tuple(
+            Node(f"node-{index:05}", GPUS_A_NODE, GPUS_A_NODE) for index in range(wanted // 2 // GPUS_A_NODE)
+        )
+    return asks, nodes, tenants
 
 
 def fleet(at: float, tick: int) -> Snapshot:

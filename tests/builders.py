@@ -30,7 +30,20 @@ from modelfleet.api.modeldeployment import (
 from modelfleet.decide.capacity import Capacity, CapacitySource
 from modelfleet.decide.demand import Demand, Total
 from modelfleet.decide.history import Measured, Memory
-from modelfleet.decide.snapshot import Child, Fault, Missing, Node, Observed, Pod, PodSignals, Reading, Signal, Snapshot
+from modelfleet.decide.snapshot import (
+    Child,
+    Fault,
+    Missing,
+    Node,
+    Observed,
+    Pod,
+    PodSignals,
+    Quota,
+    Reading,
+    Signal,
+    Snapshot,
+    Tenant,
+)
 
 NOW = 1_000_000.0
 """The moment most tests happen at, in seconds since the epoch."""
@@ -296,6 +309,30 @@ def nodes(*free: int, size: int = 8) -> tuple[Node, ...]:
     return tuple(Node(f"node-{number}", count, max(size, count)) for number, count in enumerate(free))
 
 
+def tenant(
+    name: str,
+    nominal: int,
+    *,
+    borrowing: int | None = None,
+    lending: int | None = None,
+    weight: int = 1,
+    used: int = 0,
+    cohort: str = "",
+    tokens: float | None = None,
+    models: Mapping[str, float] | None = None,
+) -> Tenant:
+    """Return a tenant of the namespace of its name, with a quota of class h100."""
+    return Tenant(
+        name=name,
+        namespaces=(name,),
+        cohort=cohort,
+        quotas={"h100": Quota(nominal, borrowing, lending, weight)},
+        used_gpus={"h100": used},
+        output_tokens_per_second=tokens,
+        model_output_tokens_per_second=models or {},
+    )
+
+
 PLENTY = {"h100": nodes(*[8] * 64)}
 
 
@@ -304,9 +341,11 @@ def fleet(
     now: float = NOW,
     gpus: Mapping[str, tuple[Node, ...]] | None = None,
     max_age: float = MAX_AGE_SECONDS,
+    tenants: tuple[Tenant, ...] = (),
 ) -> Snapshot:
     """Return a snapshot; 512 free GPUs of class h100 unless told otherwise."""
     return Snapshot(
+        tenants=tenants,
         taken_at=now,
         metrics_max_age_seconds=max_age,
         deployments=tuple(one if isinstance(one, Observed) else one.build(now) for one in made),

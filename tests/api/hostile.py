@@ -64,6 +64,12 @@ FULL: dict[str, dict[str, Any]] = {
         "resources": {"cpu": "4", "memory": "16Gi", "sharedMemory": "8Gi"},
         "capacity": {"outputTokensPerSecondPerGpu": 900},
     },
+    "Tenant": {
+        "namespaces": ["team-a", "team-a-batch"],
+        "cohort": "research",
+        "quotas": [{"accelerator": "h100", "nominalQuota": 8, "borrowingLimit": 4, "lendingLimit": 6, "weight": 2}],
+        "tokensPerMinute": {"output": 600_000, "models": [{"model": "org/model", "output": 60_000}]},
+    },
 }
 """Every field of every kind, so that a change can be made at each."""
 
@@ -237,6 +243,18 @@ def pairs(kind: Kind) -> Iterator[Hostile]:
                 yield pair(str(toleration), (*tolerations, 0, name), changed(full, tolerations, [toleration]))
             resource = changed(full, ("spec", "resourceName"), "requests.nvidia.com/gpu")
             yield pair("resource of a quota", ("spec", "resourceName"), resource)
+        case "Tenant":
+            namespaces: Path = ("spec", "namespaces")
+            yield pair("namespace twice", namespaces, changed(full, namespaces, ["team-a", "team-b", "team-a"]))
+            quota = full["quotas"][0]
+            lending: Path = ("spec", "quotas", 0, "lendingLimit")
+            for nominal, lent in ((8, 9), (0, 1), (0, 0), (1_000_000, 1_000_000)):
+                quotas = [{**quota, "nominalQuota": nominal, "lendingLimit": lent}]
+                yield pair(f"nominal {nominal} lending {lent}", lending, changed(full, ("spec", "quotas"), quotas))
+            yield pair("class twice", ("spec", "quotas", 1), changed(full, ("spec", "quotas"), [quota, quota]))
+            models: Path = ("spec", "tokensPerMinute", "models")
+            one = full["tokensPerMinute"]["models"][0]
+            yield pair("model twice", (*models, 1), changed(full, models, [one, one]))
         case _:
             for image in ("vllm:latest", "a/b/c:latest", "local:5000/vllm:latest"):
                 yield pair(image, ("spec", "image"), changed(full, ("spec", "image"), image))

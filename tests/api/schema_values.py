@@ -8,7 +8,13 @@ from hypothesis import strategies as st
 
 Schema = dict[str, Any]
 
-UNIQUE_BY = {"EnvVar": "name", "Condition": "type"}
+UNIQUE_BY = {
+    "EnvVar": "name",
+    "Condition": "type",
+    "ClassQuota": "accelerator",
+    "ClassUsage": "accelerator",
+    "ModelAllowance": "model",
+}
 """Models whose lists hold each key once; pydantic's schema cannot say so."""
 
 TEXT_SIZE = 24

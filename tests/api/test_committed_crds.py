@@ -132,6 +132,10 @@ def test_conditions_and_environment_are_keyed_lists() -> None:
         "ModelDeployment.status.conditions": ["type"],
         "AcceleratorClass.status.conditions": ["type"],
         "InferenceRuntime.spec.env": ["name"],
+        "Tenant.spec.quotas": ["accelerator"],
+        "Tenant.spec.tokensPerMinute.models": ["model"],
+        "Tenant.status.classes": ["accelerator"],
+        "Tenant.status.conditions": ["type"],
     }
 
 

@@ -88,6 +88,7 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "ModelDeployment.spec": {"model": {"name": "a/b"}, "runtime": "vllm", "accelerator": "h100"},
     "AcceleratorClass.spec": {"nodeSelector": {"gpu": "h100"}, "tolerations": [{}]},
     "InferenceRuntime.spec": {"engine": "vllm", "image": "vllm:v1", "env": [{"name": "A"}]},
+    "Tenant.spec": {"namespaces": ["team-a"], "quotas": [{"accelerator": "h100", "nominalQuota": 8}]},
 }
 
 

@@ -15,6 +15,7 @@ from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.kinds import KINDS, Kind
 from modelfleet.api.meta import API_VERSION, GROUP, Model
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
+from modelfleet.api.tenant import TenantSpec
 from sandbox.cluster import RequestFailed, Sandbox, SandboxError
 from tests.api.structural import CRDS
 
@@ -120,6 +121,8 @@ def test_stored_as_written(sandbox: Sandbox, kind: Kind) -> None:
         "mdep.status.decision.steps": ["The arithmetic."],
         "accel.spec.nodeSelector": ["Node labels that select this class"],
         "irt.spec.image": ["Pin a digest in production"],
+        "tn.spec": ["A class that is not listed is closed to the tenant", "A namespace that an older Tenant names"],
+        "tn.status.classes": ["GPUs of nominalQuota that others use"],
     }.items(),
 )
 def test_explain_reads_well(sandbox: Sandbox, field: str, words: list[str]) -> None:
@@ -201,6 +204,17 @@ def test_explain_reads_well(sandbox: Sandbox, field: str, words: list[str]) -> N
                 "resources": {"cpu": "4", "memory": "16Gi", "sharedMemory": "8Gi"},
             },
         ),
+        (
+            "tenants",
+            TenantSpec,
+            {
+                "apiVersion": API_VERSION,
+                "kind": "Tenant",
+                "metadata": {"name": "defaults"},
+                "spec": {"namespaces": ["team-a"], "quotas": [{"accelerator": "h100", "nominalQuota": 8}]},
+            },
+            {"namespaces": ["team-a"], "quotas": [{"accelerator": "h100", "nominalQuota": 8, "weight": 1}]},
+        ),
     ],
     ids=[kind.kind for kind in KINDS],
 )
@@ -238,6 +252,18 @@ def test_columns(sandbox: Sandbox, namespace: str, deployment: str) -> None:
     wide, row = sandbox.kubectl("get", "mdep", f"--namespace={namespace}", "-o", "wide").splitlines()
     assert wide.split()[7:] == ["AGE", "MODEL", "RUNTIME", "ACCELERATOR", "MODE"]
     assert row.split()[-4:] == ["meta-llama/Llama-3.1-8B-Instruct", "vllm", "h100", "Auto"]
+
+
+def test_columns_of_a_tenant(sandbox: Sandbox) -> None:
+    sandbox.request("POST", f"/apis/{API_VERSION}/tenants", {**tenant(), "metadata": {"name": "columns"}})
+    try:
+        status = {"guaranteed": 8, "used": 10, "borrowed": 2, "lent": 0, "waiting": 4, "reason": "Borrowing"}
+        sandbox.request("PATCH", f"/apis/{API_VERSION}/tenants/columns/status", {"status": status})
+        header, row = sandbox.kubectl("get", "tn", "columns").splitlines()
+    finally:
+        sandbox.request("DELETE", f"/apis/{API_VERSION}/tenants/columns")
+    assert header.split() == ["NAME", "GUARANTEED", "USED", "BORROWED", "LENT", "WAITING", "REASON", "AGE"]
+    assert row.split()[:-1] == ["columns", "8", "10", "2", "0", "4", "Borrowing"]
 
 
 def test_kubectl_scale_moves_the_floor(sandbox: Sandbox, namespace: str, deployment: str) -> None:
@@ -323,6 +349,11 @@ def runtime(**spec: Any) -> dict[str, Any]:
     return cluster_scoped("InferenceRuntime", {"engine": "vllm", "image": "vllm:v1", **spec})
 
 
+def tenant(**spec: Any) -> dict[str, Any]:
+    quotas = [{"accelerator": "h100", "nominalQuota": 8}]
+    return cluster_scoped("Tenant", {"namespaces": ["team-a"], "quotas": quotas, **spec})
+
+
 PLACEHOLDERS = "a word in braces must be a placeholder; known are {drainSeconds}, {gpus}, {model}, {port}, {revision}"
 
 REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
@@ -383,6 +414,16 @@ REFUSALS: dict[str, tuple[dict[str, Any], str, str]] = {
         "spec.resourceName",
         "resourceName must not start with requests. as in a ResourceQuota; drop that prefix",
     ),
+    "namespace named twice": (
+        tenant(namespaces=["team-a", "team-b", "team-a"]),
+        "spec.namespaces",
+        "namespaces must not name one twice; drop the second",
+    ),
+    "lends more than it has": (
+        tenant(quotas=[{"accelerator": "h100", "nominalQuota": 8, "lendingLimit": 9}]),
+        "spec.quotas[0].lendingLimit",
+        "lendingLimit must not be greater than nominalQuota; lower it, or raise nominalQuota",
+    ),
 }
 
 
@@ -408,6 +449,8 @@ TAKEN: dict[str, dict[str, Any]] = {
     "tag that begins with latest": runtime(image="vllm:latest-v1"),
     "braces that hold no word": runtime(args=['--override={"a": {"b": 1}}', "{model}{gpus}{}"]),
     "tolerations": accelerator(tolerations=[{"key": "gpu", "operator": "Equal", "value": "x"}, {"key": "gpu"}, {}]),
+    "lends all it has": tenant(quotas=[{"accelerator": "h100", "nominalQuota": 8, "lendingLimit": 8}]),
+    "most namespaces": tenant(namespaces=[f"team-{number}" for number in range(64)]),
     "slice of a GPU": accelerator(resourceName="nvidia.com/mig-1g.10gb"),
 }
 

@@ -36,6 +36,7 @@ from tests.builders import (
     pods,
     ready,
     starting,
+    tenant,
     watched,
 )
 
@@ -61,6 +62,13 @@ class Told:
 def _tell(made: DeploymentBuilder, memory: Memory | None = None, **world: Any) -> Told:
     snapshot = fleet(made, **world)
     plan = decide(snapshot, {made.key: watched(made) if memory is None else memory})
+    return Told(snapshot.deployments[0], plan.decisions[made.key], plan.history[made.key], plan)
+
+
+def _tell_with(made: DeploymentBuilder, other: DeploymentBuilder, **world: Any) -> Told:
+    """Decide about a deployment beside another team's."""
+    snapshot = fleet(made, other, **world)
+    plan = decide(snapshot, {one.key: watched(one) for one in (made, other)})
     return Told(snapshot.deployments[0], plan.decisions[made.key], plan.history[made.key], plan)
 
 
@@ -93,6 +101,24 @@ LIMITS: dict[Limit, Told] = {
     Limit.PAUSED: _tell(FREE.mode(Mode.PAUSED).pods(BUSY)),
     Limit.RECOMMEND: _tell(FREE.mode(Mode.RECOMMEND).pods(BUSY)),
     Limit.FOREIGN_AUTOSCALER: _tell(FREE.pods(BUSY).having(foreign_autoscaler="HorizontalPodAutoscaler team-a/hpa")),
+    Limit.TENANT_QUOTA: _tell(FREE.pods(BUSY), tenants=(tenant("team-a", 1, borrowing=1, used=1),)),
+    Limit.LENDING_LIMIT: _tell(
+        FREE.pods(BUSY),
+        gpus={"h100": nodes(7)},
+        tenants=(tenant("team-a", 1, used=1), tenant("team-b", 7, lending=2)),
+    ),
+    Limit.RECLAIM: _tell_with(
+        FREE.pods(BUSY),
+        deployment("qwen", "team-b").behavior(UNDAMPED).pods(*(one.tokens(100).running(1) for one in pods(7))),
+        gpus={"h100": nodes(0)},
+        tenants=(tenant("team-a", 4, used=1), tenant("team-b", 4, used=7)),
+    ),
+    Limit.RECLAIMED: _tell_with(
+        FREE.pods(*(one.tokens(100).running(1) for one in pods(7))),
+        deployment("qwen", "team-b").behavior(UNDAMPED).pods(BUSY),
+        gpus={"h100": nodes(0)},
+        tenants=(tenant("team-a", 4, used=7), tenant("team-b", 4, used=1)),
+    ),
 }
 """A decision that each limit binds. METRICS and INVALID hold the count that is wanted then, and so bind none."""
 
@@ -112,6 +138,16 @@ UNBLOCK = {
     Limit.FOREIGN_AUTOSCALER: (
         "delete the autoscaler HorizontalPodAutoscaler team-a/hpa, or set spec.scaling.mode to Paused"
     ),
+    Limit.TENANT_QUOTA: (
+        "a larger nominalQuota or borrowingLimit of class h100 in the Tenant: its limit has no room for 1 more GPUs. "
+        "Pods that no ModelDeployment owns count too"
+    ),
+    Limit.LENDING_LIMIT: (
+        "idle GPUs of class h100 that its cohort lends, or a larger nominalQuota: what is idle is nominal of tenants "
+        "whose lendingLimit or cohort keeps it"
+    ),
+    Limit.RECLAIM: "3 GPUs of h100: team-b returns them in ≤250 s",
+    Limit.RECLAIMED: "GPUs of class h100 that others leave idle: team-b wants its own back",
 }
 
 

@@ -7,7 +7,14 @@ import pytest
 from modelfleet.render.rollout import may_surge
 from tests.builders import nodes
 
-CALM: dict[str, Any] = {"surges_now": True, "template_changes": False, "rolling_out": False, "waits_for_node": False}
+CALM: dict[str, Any] = {
+    "surges_now": True,
+    "template_changes": False,
+    "rolling_out": False,
+    "waits_for_node": False,
+    "pods_refused": False,
+    "quota_gpus": None,
+}
 
 CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
     "a new Deployment": ({"surges_now": None}, (), True),
@@ -25,6 +32,12 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
         (2,),
         False,
     ),
+    "a free place, and a quota without room": ({"template_changes": True, "quota_gpus": 1}, (2,), False),
+    "a free place and room in the quota": ({"template_changes": True, "quota_gpus": 2}, (2,), True),
+    "room in the quota and no place": ({"template_changes": True, "quota_gpus": 2}, (1,), False),
+    "the new pod is refused": ({"rolling_out": True, "pods_refused": True}, (2,), False),
+    "a pod is refused without a roll-out": ({"pods_refused": True}, (), True),
+    "the quota is full while a roll-out goes well": ({"rolling_out": True, "quota_gpus": 0}, (), True),
     "a pod waits without a roll-out": ({"waits_for_node": True}, (), True),
     "a roll-out that goes well": ({"rolling_out": True}, (), True),
     "one that stopped surging does not begin again midway": ({"surges_now": False, "rolling_out": True}, (8,), False),

@@ -32,6 +32,7 @@ _PLURALS: dict[tuple[str, str], tuple[str, bool]] = {
     ("v1", "Node"): ("nodes", False),
     ("v1", "Pod"): ("pods", True),
     ("v1", "Service"): ("services", True),
+    ("v1", "ResourceQuota"): ("resourcequotas", True),
     ("apps/v1", "Deployment"): ("deployments", True),
     ("apps/v1", "ReplicaSet"): ("replicasets", True),
     ("policy/v1", "PodDisruptionBudget"): ("poddisruptionbudgets", True),
@@ -154,6 +155,14 @@ class Kubernetes:
         """Change the fields named in the body (JSON merge patch)."""
         query = {"fieldManager": field_manager}
         return await self._json("PATCH", path, query=query, body=body, content_type="application/merge-patch+json")
+
+    async def delete(self, path: str, *, uid: str) -> None:
+        """Delete an object.
+
+        Raises:
+            Conflict: When another object has the name under another UID.
+        """
+        await self._json("DELETE", path, body={"preconditions": {"uid": uid}})
 
     async def apply(self, manifest: Json, *, field_manager: str, subresource: str = "", force: bool = True) -> Json:
         """Apply a manifest server-side and return the object as it stands then.

@@ -19,6 +19,15 @@ class ConditionType(StrEnum):
     STALLED = "Stalled"
 
 
+class TenantCondition(StrEnum):
+    """Conditions of a Tenant."""
+
+    WITHIN_QUOTA = "WithinQuota"
+    LENDING = "Lending"
+    BORROWING = "Borrowing"
+    NAMESPACES_CLAIMED = "NamespacesClaimed"
+
+
 class Reason(StrEnum):
     """Why a condition has its status. Names follow HPA and Kueue where they have a word for it."""
 
@@ -48,6 +57,17 @@ class Reason(StrEnum):
     NO_READY_PODS = "NoReadyPods"
     WITHIN_RANGE = "DesiredWithinRange"
     LIMITED = "Limited"
+    WAITING_FOR_QUOTA = "WaitingForQuota"
+    WITHIN_NOMINAL = "WithinNominal"
+    BORROWING = "Borrowing"
+    OVER_QUOTA = "OverQuota"
+    NOT_BORROWING = "NotBorrowing"
+    GIVING_BACK = "GivingBack"
+    LENDING = "Lending"
+    NOT_LENDING = "NotLending"
+    TAKING_BACK = "TakingBack"
+    CLAIMED = "Claimed"
+    CLAIMED_BY_ANOTHER = "ClaimedByAnother"
 
 
 class Limit(StrEnum):
@@ -64,6 +84,10 @@ class Limit(StrEnum):
     WARM_UP = "WarmUp"
     TOKEN_ALLOWANCE = "TokenAllowance"  # noqa: S105 - an allowance, not a password
     CAPACITY = "Capacity"
+    TENANT_QUOTA = "TenantQuota"
+    LENDING_LIMIT = "LendingLimit"
+    RECLAIM = "WaitingForReclaim"
+    RECLAIMED = "Reclaimed"
     PAUSED = "Paused"
     RECOMMEND = "RecommendOnly"
     FOREIGN_AUTOSCALER = "ForeignAutoscaler"

@@ -7,6 +7,7 @@ from modelfleet.api.acceleratorclass import AcceleratorClassSpec, AcceleratorCla
 from modelfleet.api.inferenceruntime import PLACEHOLDERS, InferenceRuntimeSpec
 from modelfleet.api.meta import Model
 from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from modelfleet.api.tenant import TenantSpec, TenantStatus
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,4 +201,45 @@ INFERENCE_RUNTIME = Kind(
     ),
 )
 
-KINDS = (MODEL_DEPLOYMENT, ACCELERATOR_CLASS, INFERENCE_RUNTIME)
+TENANT = Kind(
+    kind="Tenant",
+    plural="tenants",
+    short_names=("tn",),
+    scope="Cluster",
+    description="A team's namespaces, and what administrators let it have of the cluster's GPUs and tokens.",
+    spec=TenantSpec,
+    status=TenantStatus,
+    columns=(
+        Column(
+            name="Guaranteed",
+            json_path=".status.guaranteed",
+            type="integer",
+            description="GPUs that are its own and asked for.",
+        ),
+        Column(name="Used", json_path=".status.used", type="integer", description="GPUs that its pods hold."),
+        Column(name="Borrowed", json_path=".status.borrowed", type="integer", description="GPUs beyond its nominal."),
+        Column(name="Lent", json_path=".status.lent", type="integer", description="GPUs of its own that others use."),
+        Column(
+            name="Waiting", json_path=".status.waiting", type="integer", description="GPUs asked for and not there."
+        ),
+        Column(name="Reason", json_path=".status.reason", description="One word for the state."),
+        Column(name="Age", json_path=".metadata.creationTimestamp", type="date"),
+        Column(name="Cohort", json_path=".spec.cohort", wide=True),
+    ),
+    rules=(
+        Rule(
+            path="spec",
+            rule="self.namespaces.all(name, self.namespaces.exists_one(other, other == name))",
+            message="namespaces must not name one twice; drop the second",
+            field_path=".namespaces",
+        ),
+        Rule(
+            path="spec.quotas.items",
+            rule="!has(self.lendingLimit) || self.lendingLimit <= self.nominalQuota",
+            message="lendingLimit must not be greater than nominalQuota; lower it, or raise nominalQuota",
+            field_path=".lendingLimit",
+        ),
+    ),
+)
+
+KINDS = (MODEL_DEPLOYMENT, ACCELERATOR_CLASS, INFERENCE_RUNTIME, TENANT)

@@ -27,6 +27,9 @@ def run(
         float, typer.Option(help="How often that Prometheus scrapes the pods.")
     ] = 15.0,
     scrapes_per_second: Annotated[float, typer.Option(help="Budget of direct scrapes for the fleet.")] = 250.0,
+    unbound_may_borrow: Annotated[
+        bool, typer.Option(help="Whether namespaces of no Tenant get GPUs that all Tenants leave idle.")
+    ] = True,
     listen_port: Annotated[int, typer.Option(help="Port of /metrics, /healthz and /readyz; 0 picks one.")] = 8080,
     listen_address: Annotated[str, typer.Option(help="Address of the same.")] = "0.0.0.0",  # noqa: S104
     log_format: Annotated[LogFormat, typer.Option(help="json or console.")] = LogFormat.JSON,
@@ -41,6 +44,7 @@ def run(
             prometheus_url=prometheus_url,
             prometheus_scrape_interval_seconds=prometheus_scrape_interval_seconds,
             scrapes_per_second=scrapes_per_second,
+            unbound_may_borrow=unbound_may_borrow,
             listen_port=listen_port,
             listen_address=listen_address,
             log_format=log_format,

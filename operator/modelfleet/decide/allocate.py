@@ -1,4 +1,4 @@
-"""Step 8, allocate: growth is granted where GPUs are free on one node.
+"""Step 8, allocate: growth is granted where GPUs are free on one node. With tenants, shares.py decides instead.
 
 A replica is indivisible: eight free GPUs on eight nodes are no place for an 8-GPU replica. What
 exists is never taken away here, and what minReplicas asks for is always asked for (its pods wait in
@@ -14,15 +14,35 @@ from modelfleet.api.meta import Key
 from modelfleet.decide.snapshot import Node
 
 
+@dataclass(frozen=True, slots=True)
+class Replica:
+    """A replica that holds GPUs.
+
+    Attributes:
+        node: Where it runs.
+        ready: A Deployment that shrinks gives up those that are not ready first, whatever is asked of it.
+        in_flight: Requests it serves or has waiting; infinite when unknown, for it may be serving.
+    """
+
+    pod: str
+    node: str
+    ready: bool = True
+    in_flight: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Ask:
     """What one deployment asks of one accelerator class.
 
     Attributes:
         gpus: GPUs of one replica, on one node.
-        held: Replicas that hold GPUs already: pods that a node runs and that are not terminating.
-        assured: Replicas asked for whatever is free: those asked for before, and minReplicas.
-        asked: Replicas after the steps before; granted are between assured and asked.
+        held: Replicas that hold GPUs already: pods that a node runs and that are neither terminating nor told to go.
+        assured: Replicas asked for before, and minReplicas. Without tenants they are granted whatever is free.
+        asked: Replicas after the steps before.
+        tenant: Name of the tenant that owns its namespace; empty for none.
+        replicas: Those that hold GPUs, in the order in which they go; empty when they may not be taken.
+        may_borrow: Whether it may have what others leave idle.
+        grace_seconds: Longest time from telling a replica to go until its GPUs are free.
     """
 
     key: Key
@@ -32,6 +52,10 @@ class Ask:
     held: int
     assured: int
     asked: int
+    tenant: str = ""
+    replicas: tuple[Replica, ...] = ()
+    may_borrow: bool = True
+    grace_seconds: int = 0
 
 
 def allocate(asks: Iterable[Ask], nodes: Mapping[str, tuple[Node, ...]]) -> dict[Key, int]:

@@ -5,15 +5,15 @@ step 8, and closes each decision with what its mode permits. Step 9, the explana
 the decision when somebody has to be told (explain.py).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import Mode, ModelDeploymentSpec
 from modelfleet.decide import stabilize as damping
-from modelfleet.decide.admit import admit
-from modelfleet.decide.allocate import Ask, allocate
+from modelfleet.decide.admit import Admission, Load, admit, share_allowance
+from modelfleet.decide.allocate import Ask, Replica, allocate
 from modelfleet.decide.bounds import bounds
 from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
 from modelfleet.decide.demand import Demand, demand
@@ -29,7 +29,14 @@ from modelfleet.decide.lookback import NO_PAST, Lookback, look_back
 from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, sample
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
 from modelfleet.decide.replicas import MOST_REPLICAS, need, replicas
-from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot
+from modelfleet.decide.shares import Allocation, Leaving, Reclaim, share_out
+from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot, Tenant
+
+HOLD_OFF_SECONDS = 60.0
+"""After giving back what it had borrowed, a tenant borrows nothing of that class for so long: a lender whose load
+comes and goes costs its borrowers one drain a minute at most."""
+GRACE_MARGIN_SECONDS = 10
+"""What a pod's grace period has beyond twice drainSeconds, the longest that stopping it may take."""
 
 
 def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
@@ -45,8 +52,14 @@ def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
         the next call. The same arguments give the same plan, in whatever order deployments are listed.
     """
     drafts = [_draft(observed, history.get(observed.key), snapshot) for observed in snapshot.deployments]
-    granted = _grant(drafts, snapshot)
-    closed = [_close(draft, granted.get(draft.observed.key), snapshot.taken_at) for draft in drafts]
+    if snapshot.tenants:
+        tenants = {namespace: tenant for tenant in snapshot.tenants for namespace in tenant.namespaces}
+        drafts = _admit_to_tenants(drafts, tenants)
+        allocation = _grant_to_tenants(drafts, snapshot, tenants)
+    else:
+        allocation = Allocation(granted=_grant(drafts, snapshot))
+    reclaimed = _by_key(allocation.reclaims)
+    closed = [_close(draft, allocation, reclaimed.get(draft.observed.key, ()), snapshot.taken_at) for draft in drafts]
     scales = [scale for _, scale, _ in closed if scale is not None]
     return Plan(
         decisions={decision.key: decision for decision, _, _ in closed},
@@ -67,6 +80,7 @@ class _Draft:
     asked: int
     steps: tuple[Step, ...]
     facts: Facts | Missing
+    admission: Admission | None = None
 
 
 def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) -> _Draft:
@@ -264,6 +278,169 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:
     return {key: would[key] if key in stays else count for key, count in granted.items()}
 
 
+def _admit_to_tenants(drafts: list[_Draft], tenants: Mapping[str, Tenant]) -> list[_Draft]:
+    """Share each tenant's token allowances among its deployments; a load that is unknown takes no part."""
+    loads: dict[str, dict[Key, Load]] = {}
+    for draft in drafts:
+        tenant = tenants.get(draft.observed.key.namespace)
+        if tenant is not None and draft.spec is not None and isinstance(draft.facts, Facts):
+            load = Load(draft.spec.model.name, max(0.0, draft.facts.load.tokens_per_second))
+            loads.setdefault(tenant.name, {})[draft.observed.key] = load
+    admissions: dict[Key, Admission] = {}
+    for tenant in {tenant.name: tenant for tenant in tenants.values()}.values():
+        if tenant.output_tokens_per_second is not None or tenant.model_output_tokens_per_second:
+            admissions |= share_allowance(
+                loads.get(tenant.name, {}),
+                tenant_tokens_per_second=tenant.output_tokens_per_second,
+                model_tokens_per_second=tenant.model_output_tokens_per_second,
+            )
+    return [
+        _admit_less(draft, admissions[draft.observed.key]) if draft.observed.key in admissions else draft
+        for draft in drafts
+    ]
+
+
+def _admit_less(draft: _Draft, admission: Admission) -> _Draft:
+    assert draft.spec is not None and isinstance(draft.facts, Facts)  # noqa: S101 - only these were shared among
+    admitted, cap = admit(
+        draft.asked,
+        allowance_tokens_per_second=admission.admitted,
+        target_tokens_per_second=draft.facts.capacity.target_tokens_per_second,
+        floor=draft.spec.scaling.min_replicas,
+    )
+    step = Step(StepName.ADMIT, admitted, cap or draft.steps[-1].limited_by)
+    return replace(draft, asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
+
+
+def _grant_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> Allocation:
+    """Share the GPUs among tenants; to those that are not scaled, tell what they would get if they all were."""
+    now = snapshot.taken_at
+    resting = set()
+    for draft in drafts:
+        at, spec = draft.memory.gave_back_at, draft.observed.spec
+        if at is not None and spec is not None and now - at < HOLD_OFF_SECONDS:
+            resting.add((_tenant_of(draft, tenants), spec.accelerator))
+    asks, leaving = [], []
+    for draft in drafts:
+        if draft.observed.spec is not None:
+            tenant, surplus = _tenant_of(draft, tenants), _surplus(draft)
+            ask = _tenant_ask(draft, draft.observed.spec, tenant, surplus)
+            asks.append(replace(ask, may_borrow=(tenant, ask.accelerator) not in resting))
+            leaving += _leaving(draft, ask, surplus)
+
+    def share(asks: list[Ask]) -> Allocation:
+        return share_out(
+            asks, snapshot.nodes, snapshot.tenants, leaving=leaving, unbound_may_borrow=snapshot.unbound_may_borrow
+        )
+
+    stays = {draft.observed.key: draft for draft in drafts if _hands_off(draft)}
+    real = share([_as_it_stays(ask, stays[ask.key]) if ask.key in stays else ask for ask in asks])
+    real = _down_before_up(real, drafts, asks)
+    if not stays:
+        return real
+    gives = {reclaim.key for reclaim in real.reclaims}
+    would = share(asks)
+    return replace(
+        real,
+        granted={key: would.granted[key] if key in stays.keys() - gives else real.granted[key] for key in real.granted},
+        limits={
+            key: limit
+            for key in real.granted
+            if (limit := (would if key in stays.keys() - gives else real).limits.get(key)) is not None
+        },
+    )
+
+
+def _down_before_up(allocation: Allocation, drafts: list[_Draft], asks: list[Ask]) -> Allocation:
+    """Let no deployment of a tenant grow while another gives up pods that wait for a node: they may still get one."""
+    waiting = {
+        draft.observed.key: sum(1 for pod in draft.observed.pods if not pod.node and not pod.terminating)
+        for draft in drafts
+    }
+    granted = allocation.granted
+    down = {
+        ask.tenant
+        for ask in asks
+        if ask.tenant and waiting[ask.key] and granted[ask.key] < min(ask.held + waiting[ask.key], ask.assured)
+    }
+    if not down:
+        return allocation
+    current = {draft.observed.key: draft.current for draft in drafts}
+    later = {ask.key for ask in asks if ask.tenant in down and granted[ask.key] > current[ask.key]}
+    return replace(
+        allocation,
+        granted={key: current[key] if key in later else count for key, count in granted.items()},
+        limits={**dict.fromkeys(later, Limit.TENANT_QUOTA), **allocation.limits},
+    )
+
+
+def _tenant_of(draft: _Draft, tenants: Mapping[str, Tenant]) -> str:
+    tenant = tenants.get(draft.observed.key.namespace)
+    return tenant.name if tenant is not None else ""
+
+
+def _as_it_stays(ask: Ask, draft: _Draft) -> Ask:
+    """Ask for what exists. A team's mode does not keep what is borrowed; another autoscaler would put it back."""
+    return replace(
+        ask,
+        assured=draft.current,
+        asked=draft.current,
+        replicas=() if draft.observed.foreign_autoscaler else ask.replicas,
+    )
+
+
+def _surplus(draft: _Draft) -> tuple[Pod, ...]:
+    """Return the pods beyond what was asked for: told to go and not terminating yet, or of a roll-out."""
+    alive = [pod for pod in draft.observed.pods if not pod.terminating]
+    if len(alive) <= draft.current:
+        return ()
+    going = [pod for pod in _in_order_of_going(alive) if pod.name not in draft.memory.leaving]
+    return (*(pod for pod in alive if pod.name in draft.memory.leaving), *going)[: len(alive) - draft.current]
+
+
+def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[Pod, ...]) -> Ask:
+    stay = _in_order_of_going(pod for pod in draft.observed.pods if pod.node and pod not in surplus)
+    told = any(pod.name in draft.memory.leaving for pod in surplus)
+    return Ask(
+        key=draft.observed.key,
+        accelerator=spec.accelerator,
+        gpus=spec.gpus_per_replica,
+        priority=spec.priority,
+        held=len(stay),
+        assured=max(draft.current, min(spec.scaling.min_replicas, draft.asked)) if draft.spec else draft.current,
+        # One that grows while it is told to shrink would be told to shrink by less.
+        asked=min(draft.asked, draft.current) if told else draft.asked,
+        tenant=tenant,
+        replicas=tuple(Replica(pod.name, pod.node, pod.ready_at is not None, _in_flight(pod)) for pod in stay),
+        grace_seconds=2 * spec.drain_seconds + GRACE_MARGIN_SECONDS,
+    )
+
+
+def _leaving(draft: _Draft, ask: Ask, surplus: tuple[Pod, ...]) -> list[Leaving]:
+    child = draft.observed.child
+    rolling_out = child is not None and child.rolling_out
+    return [
+        Leaving(
+            ask.tenant,
+            ask.accelerator,
+            pod.node,
+            ask.gpus,
+            ask.grace_seconds,
+            # A roll-out's pod goes when the roll-out ends, and nobody knows when that is.
+            told=not pod.terminating and (pod.name in draft.memory.leaving or not rolling_out),
+        )
+        for pod in draft.observed.pods
+        if (pod.terminating and pod.node) or pod in surplus
+    ]
+
+
+def _by_key(reclaims: tuple[Reclaim, ...]) -> dict[Key, tuple[Reclaim, ...]]:
+    found: dict[Key, tuple[Reclaim, ...]] = {}
+    for reclaim in reclaims:
+        found[reclaim.key] = (*found.get(reclaim.key, ()), reclaim)
+    return found
+
+
 def _ask(draft: _Draft) -> Ask:
     assert draft.spec is not None  # noqa: S101 - decide() filters; a programmer's error otherwise
     return Ask(
@@ -277,15 +454,16 @@ def _ask(draft: _Draft) -> Ask:
     )
 
 
-def _close(draft: _Draft, granted: int | None, now: float) -> tuple[Decision, Scale | None, Memory]:
+def _close(
+    draft: _Draft, allocation: Allocation, reclaims: tuple[Reclaim, ...], now: float
+) -> tuple[Decision, Scale | None, Memory]:
     """Apply the grant and the mode, and turn a difference into a write."""
     observed, memory = draft.observed, draft.memory
-    count = draft.asked if granted is None else granted
-    steps = (
-        *draft.steps,
-        Step(StepName.ALLOCATE, count, Limit.CAPACITY if count < draft.asked else Limit.NONE),
-    )
-    hands_off = _hands_off(draft)
+    count = allocation.granted.get(observed.key, draft.asked)
+    limit = allocation.limits.get(observed.key, Limit.CAPACITY) if count < draft.asked else Limit.NONE
+    steps = (*draft.steps, Step(StepName.ALLOCATE, count, limit))
+    # What others have a right to goes whatever the mode.
+    hands_off = Limit.NONE if reclaims else _hands_off(draft)
     desired = draft.current if hands_off else count
     if hands_off:
         steps = (*steps, Step(StepName.MODE, desired, hands_off))
@@ -298,7 +476,13 @@ def _close(draft: _Draft, granted: int | None, now: float) -> tuple[Decision, Sc
         limited_by=_binding(draft.wanted, desired, steps, draft.spec),
         steps=steps,
         facts=draft.facts,
+        admission=draft.admission,
+        waits=allocation.waits.get(observed.key, ()),
+        reclaims=reclaims,
     )
+    told = tuple(pod for reclaim in reclaims for pod in reclaim.pods)
+    if told or memory.leaving:
+        memory = _note_leaving(memory, observed, told, now, gave_back=any(r.taker != r.tenant for r in reclaims))
     change = desired - draft.current
     memory = memory._replace(
         desired=desired,
@@ -318,7 +502,7 @@ def _close(draft: _Draft, granted: int | None, now: float) -> tuple[Decision, Sc
             child_uid=child.uid,
             current=child.replicas,
             replicas=desired,
-            victims=_idlest(observed.pods, child.replicas - desired),
+            victims=_idlest(observed.pods, child.replicas - desired, first=told),
             # Somebody else's count that equals what was asked for needs no putting back.
             reverted_from=child.scaled_by_other if child.replicas != draft.current else "",
         ),
@@ -413,11 +597,25 @@ def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
     )
 
 
-def _idlest(pods: tuple[Pod, ...], count: int) -> tuple[str, ...]:
-    """Return the names of the pods to give up: not scheduled, not ready, then the least busy, newest first."""
+def _note_leaving(memory: Memory, observed: Observed, told: tuple[str, ...], now: float, *, gave_back: bool) -> Memory:
+    alive = {pod.name for pod in observed.pods if not pod.terminating}
+    return memory._replace(
+        leaving=tuple(name for name in dict.fromkeys((*memory.leaving, *told)) if name in alive),
+        gave_back_at=now if gave_back else memory.gave_back_at,
+    )
+
+
+def _idlest(pods: tuple[Pod, ...], count: int, *, first: tuple[str, ...] = ()) -> tuple[str, ...]:
+    """Return the names of the pods to give up: those told to go, then in the order of going."""
     if count <= 0:
         return ()
-    candidates = sorted(
+    names = (*first, *(pod.name for pod in _in_order_of_going(pods) if pod.name not in first))
+    return names[:count]
+
+
+def _in_order_of_going(pods: Iterable[Pod]) -> list[Pod]:
+    """Return the pods that do not terminate: not scheduled, not ready, then the least busy, newest first."""
+    return sorted(
         (pod for pod in pods if not pod.terminating),
         key=lambda pod: (
             bool(pod.node),
@@ -427,7 +625,6 @@ def _idlest(pods: tuple[Pod, ...], count: int) -> tuple[str, ...]:
             pod.name,
         ),
     )
-    return tuple(pod.name for pod in candidates[:count])
 
 
 def _in_flight(pod: Pod) -> float:

@@ -21,6 +21,7 @@ from modelfleet.decide.history import Memory
 from modelfleet.decide.lookback import BUCKET_SECONDS
 from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
 from modelfleet.decide.replicas import Measure
+from modelfleet.decide.shares import Reclaim
 from modelfleet.decide.snapshot import Missing, Observed
 
 Truth = Literal["True", "False", "Unknown"]
@@ -32,6 +33,10 @@ REPORTED_LIMITS = frozenset(
         Limit.SCALE_DOWN_RATE,
         Limit.TOKEN_ALLOWANCE,
         Limit.CAPACITY,
+        Limit.TENANT_QUOTA,
+        Limit.LENDING_LIMIT,
+        Limit.RECLAIM,
+        Limit.RECLAIMED,
     }
 )
 """Limits that ScalingLimited names, as HPA's does; windows and modes are no limits but choices."""
@@ -232,6 +237,20 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
                 f"{spec.gpus_per_replica} free GPUs of class {spec.accelerator} on one node for each of "
                 f"{max(0, decision.wanted - decision.desired)} more replicas: add nodes, or free GPUs"
             )
+        case Limit.TENANT_QUOTA:
+            return (
+                f"a larger nominalQuota or borrowingLimit of class {spec.accelerator} in the Tenant: its limit has no "
+                f"room for {spec.gpus_per_replica} more GPUs. Pods that no ModelDeployment owns count too"
+            )
+        case Limit.LENDING_LIMIT:
+            return (
+                f"idle GPUs of class {spec.accelerator} that its cohort lends, or a larger nominalQuota: what is idle "
+                "is nominal of tenants whose lendingLimit or cohort keeps it"
+            )
+        case Limit.RECLAIM:
+            return _returns(observed, decision)
+        case Limit.RECLAIMED:
+            return _given_back(decision, spec)
         case Limit.SCALE_UP_RATE if not behavior.scale_up.enabled:
             return "set spec.scaling.behavior.scaleUp.enabled to true"
         case Limit.SCALE_UP_RATE:
@@ -259,6 +278,36 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
             return "a larger token allowance for the tenant"
         case Limit.INVALID | Limit.NONE:
             return ""
+
+
+def _returns(observed: Observed, decision: Decision) -> str:
+    """Name who gives back what is waited for: `2 GPUs of h100: team-b returns them in ≤250 s`."""
+    accelerator = observed.spec.accelerator if observed.spec is not None else ""
+    named = [
+        f"{wait.gpus} GPUs of {accelerator}: {wait.tenant or 'a namespace without a tenant'} returns them "
+        f"in ≤{wait.seconds} s"
+        for wait in decision.waits
+    ]
+    return "; ".join(named) or f"GPUs of {accelerator} on a node where pods are terminating"
+
+
+def reclaim_note(reclaim: Reclaim) -> str:
+    """Return the note of the event that tells a team what it gives back, and to whom."""
+    if reclaim.taker == reclaim.tenant:
+        why = f"Tenant {reclaim.tenant} has more than its limit" if reclaim.tenant else "no Tenant has this namespace"
+        return f"{reclaim.gpus} GPUs are given up, for {why}: {', '.join(reclaim.pods)} drain"
+    why = "wants its own back" if reclaim.of_its_own else "has less for its weight"
+    return f"{reclaim.gpus} borrowed GPUs go to {reclaim.taker}, which {why}: {', '.join(reclaim.pods)} drain"
+
+
+def _given_back(decision: Decision, spec: ModelDeploymentSpec) -> str:
+    takers = sorted({reclaim.taker for reclaim in decision.reclaims})
+    if not takers:
+        return f"time: borrowed GPUs of class {spec.accelerator} were given back less than a minute ago"
+    why = (
+        "wants its own back" if all(reclaim.of_its_own for reclaim in decision.reclaims) else "has less for its weight"
+    )
+    return f"GPUs of class {spec.accelerator} that others leave idle: {', '.join(takers)} {why}"
 
 
 def compact(value: float) -> str:
@@ -384,7 +433,7 @@ def _reason(observed: Observed, decision: Decision, verdicts: tuple[Verdict, ...
     if fresh.status == "False":
         return fresh.reason
     if limited.status == "True" and decision.limited_by is not Limit.MIN_REPLICAS:
-        return decision.limited_by.value
+        return Reason.WAITING_FOR_QUOTA if decision.limited_by is Limit.TENANT_QUOTA else decision.limited_by.value
     if observed.child is not None and observed.child.rolling_out:
         return Reason.ROLLING_OUT
     return Reason.STARTING if ready_count < total else Reason.AVAILABLE
@@ -401,6 +450,18 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
             return f"held at {decision.current}: {facts.why}"
         case StepName.BOUNDS:
             return f"minReplicas {spec.scaling.min_replicas}, maxReplicas {spec.scaling.max_replicas}"
+        case StepName.ADMIT if decision.admission is not None:
+            admission = decision.admission
+            return (
+                f"demand {admission.demand:.0f} tok/s, allowance {admission.allowance:.0f}, "
+                f"admitted {admission.admitted:.0f}"
+            )
+        case StepName.ALLOCATE if decision.reclaims:
+            return "; ".join(
+                f"{reclaim.gpus} GPUs to {reclaim.taker}: {', '.join(reclaim.pods)}" for reclaim in decision.reclaims
+            )
+        case StepName.ALLOCATE if decision.waits:
+            return _returns(observed, decision)
         case StepName.MODE:
             return unblock_mode(step.limited_by, observed)
         case _:

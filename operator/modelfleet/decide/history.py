@@ -63,6 +63,8 @@ class Memory(NamedTuple):
         ready_pods: UIDs of pods whose start is already counted.
         last_decided_at: When the last decision was made.
         last_scaled_at: When the replica count was last changed.
+        leaving: Names of pods that were told to go for another tenant and may still be there.
+        gave_back_at: When it last gave back what it had borrowed.
     """
 
     uid: str
@@ -80,3 +82,5 @@ class Memory(NamedTuple):
     ready_pods: frozenset[str] = frozenset()
     last_decided_at: float | None = None
     last_scaled_at: float | None = None
+    leaving: tuple[str, ...] = ()
+    gave_back_at: float | None = None

@@ -7,6 +7,7 @@ from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
+from modelfleet.decide.admit import Admission
 from modelfleet.decide.capacity import Capacity
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
@@ -14,6 +15,7 @@ from modelfleet.decide.history import Memory
 from modelfleet.decide.lookback import Lookback
 from modelfleet.decide.pace import Filled
 from modelfleet.decide.replicas import Need, Wanted
+from modelfleet.decide.shares import Reclaim, Wait
 from modelfleet.decide.snapshot import Missing
 
 
@@ -70,6 +72,9 @@ class Decision:
         steps: Counts after each step.
         facts: What wanted was computed from; Missing when the load is unknown.
         granted: Replicas after the allocation, before the mode: what Auto would ask for.
+        admission: What the tenant's token allowance left of its load; None where no allowance binds it.
+        waits: Tenants that give back the GPUs it waits for.
+        reclaims: What it gives up itself, and for whom.
     """
 
     key: Key
@@ -80,6 +85,9 @@ class Decision:
     limited_by: Limit
     steps: tuple[Step, ...]
     facts: Facts | Missing
+    admission: Admission | None = None
+    waits: tuple[Wait, ...] = ()
+    reclaims: tuple[Reclaim, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -167,6 +167,48 @@ class Node:
     free_gpus: int
     """Allocatable GPUs that no pod holds; 0 while the node is not ready or is cordoned."""
     allocatable_gpus: int
+    draining_gpus: int = 0
+    """GPUs of terminating pods: held until the pods are gone, then free."""
+
+
+@dataclass(frozen=True, slots=True)
+class Quota:
+    """What a tenant may have of one accelerator class, in GPUs.
+
+    Attributes:
+        nominal_gpus: Its own whenever it asks for them.
+        borrowing_limit_gpus: Most it may have beyond; None is all that is idle.
+        lending_limit_gpus: Most of nominal that others may have while it is idle; None is all of it.
+        weight: Share of idle GPUs against other borrowers, >= 1.
+    """
+
+    nominal_gpus: int
+    borrowing_limit_gpus: int | None = None
+    lending_limit_gpus: int | None = None
+    weight: int = 1
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tenant:
+    """A tenant as its administrators bound it, and what its namespaces hold.
+
+    Attributes:
+        namespaces: Those that are its own: claims that an older Tenant has are left out.
+        cohort: Tenants of one cohort lend to each other; empty is the common pool.
+        quotas: By accelerator class; a class that is not there is closed to it.
+        used_gpus: By accelerator class, GPUs that pods of its namespaces hold on nodes, whoever made them,
+            terminating ones and those on cordoned nodes included.
+        output_tokens_per_second: Load that may buy replicas; None when unlimited.
+        model_output_tokens_per_second: The same of single models, by spec.model.name.
+    """
+
+    name: str
+    namespaces: tuple[str, ...]
+    cohort: str = ""
+    quotas: Mapping[str, Quota] = field(default_factory=dict)
+    used_gpus: Mapping[str, int] = field(default_factory=dict)
+    output_tokens_per_second: float | None = None
+    model_output_tokens_per_second: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -178,3 +220,7 @@ class Snapshot:
     deployments: tuple[Observed, ...]
     nodes: Mapping[str, tuple[Node, ...]]
     """Nodes by accelerator class name."""
+    tenants: tuple[Tenant, ...] = ()
+    """Without any, GPUs are one pool for everybody."""
+    unbound_may_borrow: bool = True
+    """Whether namespaces of no tenant get GPUs that all tenants leave idle, or none; without tenants it is all one."""

@@ -11,25 +11,30 @@ def may_surge(
     template_changes: bool,
     rolling_out: bool,
     waits_for_node: bool,
+    pods_refused: bool,
     gpus: int,
     nodes: Iterable[Node],
+    quota_gpus: int | None,
 ) -> bool:
     """Return whether the Deployment's strategy should be surge 1 / unavailable 0, or the reverse.
 
-    A surge pod that fits no node would wait for the GPUs of the pod that waits for it: a deadlock. So
-    a new roll-out surges only where a place is free, and one that surges stops to when its new pod
-    finds none. A strategy that nothing calls in question stays as it is, so nothing is written.
+    A surge pod that fits no node would wait for the GPUs of the pod that waits for it: a deadlock; so would
+    one that a ResourceQuota refuses. So a new roll-out surges only where a place is free and the quota has
+    room, and one that surges stops to when its new pod finds none. A strategy that nothing calls in question
+    stays as it is, so nothing is written.
 
     Args:
         surges_now: The live strategy; None before the Deployment exists.
         template_changes: Whether this apply starts a roll-out.
         rolling_out: Whether pods of an older template exist.
         waits_for_node: Whether the scheduler finds no node for a pod of the deployment.
+        pods_refused: Whether the API server refuses more pods of the deployment.
         gpus: GPUs of one replica.
         nodes: Nodes of its class, with their free GPUs.
+        quota_gpus: What the namespace's ResourceQuota has room for; None without one.
     """
     if surges_now is None:
         return True
     if template_changes:
-        return any(node.free_gpus >= gpus for node in nodes)
-    return surges_now and not (rolling_out and waits_for_node)
+        return any(node.free_gpus >= gpus for node in nodes) and (quota_gpus is None or quota_gpus >= gpus)
+    return surges_now and not (rolling_out and (waits_for_node or pods_refused))

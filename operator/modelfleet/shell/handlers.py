@@ -60,3 +60,9 @@ async def inference_runtime(event: Any, memo: Process, **_: Any) -> None:
 async def accelerator_class(event: Any, memo: Process, **_: Any) -> None:
     """Mirror an AcceleratorClass."""
     memo.mirror.accelerator_class(event["type"], event["object"])
+
+
+@kopf.on.event(GROUP, VERSION, "tenants")
+async def tenant(event: Any, memo: Process, **_: Any) -> None:
+    """Mirror a Tenant."""
+    memo.mirror.tenant(event["type"], event["object"])

@@ -1,6 +1,7 @@
 """The fleet loop: watch, observe, decide, apply, report, once a tick for the whole cluster."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable, Hashable
 from dataclasses import replace
 from time import monotonic, perf_counter, time
@@ -15,10 +16,11 @@ from modelfleet.api.conditions import Limit, Reason
 from modelfleet.api.meta import API_VERSION, FIELD_MANAGER, Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
 from modelfleet.decide.cycle import decide
-from modelfleet.decide.explain import cause, load_column, scale_event
+from modelfleet.decide.explain import cause, load_column, reclaim_note, scale_event
 from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale
 from modelfleet.decide.snapshot import Fault, Observed, Snapshot
+from modelfleet.render.quota import hard_limits
 from modelfleet.shell import telemetry
 from modelfleet.shell.apply import ScaleOutcome, Writer
 from modelfleet.shell.events import Event, EventType, Recorder
@@ -26,6 +28,7 @@ from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.observe import observe, targets
 from modelfleet.shell.report import Reporter, StatusWrite
+from modelfleet.shell.tenancy import TenantReporter
 
 STUCK_SECONDS = 60.0
 """A tick that takes longer than this is no tick any more."""
@@ -35,7 +38,7 @@ BLOCKED_RETRY_SECONDS = 15.0
 """Between two attempts to apply children that were refused, unless something changed."""
 CLASS_SECONDS = 10.0
 """Shortest time between two status writes of one AcceleratorClass."""
-CONCURRENT_WRITES = {"scale": 16, "provision": 8, "status": 8, "class": 2}
+CONCURRENT_WRITES = {"scale": 16, "provision": 8, "status": 8, "class": 2, "tenant": 2, "fence": 4}
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 15.0
 
@@ -108,6 +111,7 @@ class FleetLoop:
         leadership: Leadership,
         identity: str,
         tick_seconds: float,
+        unbound_may_borrow: bool,
     ) -> None:
         """Prepare; `run` ticks."""
         self._mirror = mirror
@@ -116,8 +120,10 @@ class FleetLoop:
         self._kubernetes = kubernetes
         self._leadership = leadership
         self._tick_seconds = tick_seconds
+        self._unbound_may_borrow = unbound_may_borrow
         self._writer = Writer(kubernetes, mirror, leadership)
         self._reporter = Reporter(kubernetes, mirror, leadership)
+        self._tenant_reporter = TenantReporter(kubernetes, mirror, leadership)
         self._recorder = Recorder(kubernetes, identity=identity)
         self._background = Background()
         self._fleet = telemetry.Fleet()
@@ -173,7 +179,11 @@ class FleetLoop:
         await self._source.refresh(targets(self._mirror), time())
         now = time()
         snapshot = observe(
-            self._mirror, self._source, now=now, blocked={key: fault for key, (fault, _) in self._blocked.items()}
+            self._mirror,
+            self._source,
+            now=now,
+            blocked={key: fault for key, (fault, _) in self._blocked.items()},
+            unbound_may_borrow=self._unbound_may_borrow,
         )
         decide_began = perf_counter()
         snapshot, plan = self._decide(snapshot)
@@ -181,10 +191,17 @@ class FleetLoop:
         self._history = dict(plan.history)
         self._fleet.show(snapshot, plan)
         self._log_changes(snapshot, plan)
+        # Before the scales: what was granted is let through when its pods come. No scale waits for it.
+        self._fence(snapshot, plan)
         self._scale(plan)
         self._provision(snapshot, plan, now)
         for write in self._reporter.due(snapshot, plan):
             self._report(write, now)
+        for record, status in self._tenant_reporter.due(snapshot, plan):
+            self._background.start(
+                ("tenant", record.name),
+                lambda r=record, s=status: self._tenant_reporter.write(r, s, now=now),  # type: ignore[misc]
+            )
         self._report_classes(snapshot, now)
         telemetry.TICK_SECONDS.observe(perf_counter() - began)
 
@@ -228,7 +245,36 @@ class FleetLoop:
         log.info("scaled", deployment=str(scale.key), reason=reason, note=note)
         weight: EventType = "Warning" if scale.reverted_from else "Normal"
         await self._recorder.record(Event(scale.key, record.uid, weight, reason, "Scale", note))
+        for reclaim in decision.reclaims:
+            await self._recorder.record(
+                Event(scale.key, record.uid, "Normal", "Reclaimed", "Scale", reclaim_note(reclaim))
+            )
         return True
+
+    def _fence(self, snapshot: Snapshot, plan: Plan) -> None:
+        resources = {
+            name: accelerator.resource_name
+            for name, accelerator in self._mirror.accelerators.items()
+            if isinstance(accelerator, AcceleratorClassSpec)
+        }
+        bound = {namespace for tenant in snapshot.tenants for namespace in tenant.namespaces}
+        for namespace, quota in self._mirror.quotas.items():
+            if namespace not in bound:
+                self._background.start(("fence", quota.key), lambda q=quota: self._writer.unfence(q))  # type: ignore[misc]
+        if not bound:
+            return
+        needed = Counter(self._mirror.requested)
+        for observed in snapshot.deployments:
+            spec = observed.spec
+            if spec is not None and spec.accelerator in resources:
+                alive = sum(not pod.terminating for pod in observed.pods)
+                missing = max(0, plan.decisions[observed.key].desired - alive)
+                needed[observed.key.namespace, resources[spec.accelerator]] += missing * spec.gpus_per_replica
+        for tenant in snapshot.tenants:
+            wanted = hard_limits(tenant, resources=resources, held=self._mirror.requested, needed=needed)
+            record = self._mirror.tenants[tenant.name]
+            if self._writer.fence_differs(record, wanted):
+                self._background.start(("fence", tenant.name), lambda r=record, w=wanted: self._writer.fence(r, w))  # type: ignore[misc]
 
     def _provision(self, snapshot: Snapshot, plan: Plan, now: float) -> None:
         for observed in snapshot.deployments:

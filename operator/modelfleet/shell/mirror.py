@@ -23,13 +23,17 @@ from modelfleet.shell.records import (
     Json,
     NodeRecord,
     PodRecord,
+    QuotaRecord,
+    TenantRecord,
     controller_of,
     parse_autoscaler,
     parse_child,
     parse_deployment,
     parse_node,
     parse_pod,
+    parse_quota,
     parse_spec,
+    parse_tenant,
 )
 
 log = structlog.get_logger()
@@ -102,12 +106,19 @@ class Mirror:
         self.runtimes: dict[str, InferenceRuntimeSpec | Fault] = {}
         self.accelerators: dict[str, AcceleratorClassSpec | Fault] = {}
         self.accelerator_objects: dict[str, Json] = {}
+        self.tenants: dict[str, TenantRecord] = {}
+        self.quotas: dict[str, QuotaRecord] = {}
+        """The operator's ResourceQuotas by namespace."""
         self.children: dict[tuple[str, Key], ChildRecord] = {}
         self.pods_of: defaultdict[Key, dict[str, PodRecord]] = defaultdict(dict)
         self.dirty: set[Key] = set()
         self.news = asyncio.Event()
         """Set when the fleet loop should not wait for its next tick."""
+        self.requested: Counter[tuple[str, str]] = Counter()
+        """What pods that are not finished request, on a node or not, by namespace and resource."""
         self._used: Counter[tuple[str, str]] = Counter()
+        self._draining: Counter[tuple[str, str]] = Counter()
+        self._held: defaultdict[str, Counter[tuple[str, str]]] = defaultdict(Counter)
         self._deployment_of_replica_set: dict[str, str] = {}
         self._scalers: dict[tuple[str, str, str], str] = {}
 
@@ -118,6 +129,7 @@ class Mirror:
         self.deployment_children = self._child_table("Deployment")
         self.services = self._child_table("Service")
         self.budgets = self._child_table("PodDisruptionBudget")
+        self.quota_table: Table[QuotaRecord] = Table(parse_quota, self._quota_changed)
 
     # --- the operator's kinds, fed by kopf ------------------------------------------------------
 
@@ -166,6 +178,26 @@ class Mirror:
         if before != self.accelerators.get(name):
             self._touch_users(lambda spec: spec.accelerator == name)
 
+    def tenant(self, event_type: str | None, item: Json) -> None:
+        """Take an event of a Tenant."""
+        record = parse_tenant(item)
+        before = self.tenants.get(record.name)
+        if event_type == "DELETED":
+            self.tenants.pop(record.name, None)
+        elif before is not None and before.uid == record.uid and record.version < before.version:
+            return
+        else:
+            self.tenants[record.name] = record
+            if isinstance(record.spec, Fault) and (before is None or before.generation != record.generation):
+                log.error("a Tenant cannot be read; it counts as absent", tenant=record.name, error=record.spec.message)
+        if event_type == "DELETED" or before is None or before.spec != record.spec:
+            self.news.set()
+
+    def forget_tenants_except(self, alive: set[str]) -> None:
+        """Forget every Tenant whose UID is not in a complete list."""
+        for name in [name for name, record in self.tenants.items() if record.uid not in alive]:
+            del self.tenants[name]
+
     # --- what a tick reads ----------------------------------------------------------------------
 
     def own_pods(self, key: Key) -> Iterator[PodRecord]:
@@ -186,8 +218,20 @@ class Mirror:
             if not node.usable or not total or not wanted <= node.labels.items():
                 continue
             used = self._used[node.name, accelerator.resource_name]
-            found.append(Node(node.name, max(0, total - used), total))
+            draining = self._draining[node.name, accelerator.resource_name]
+            found.append(Node(node.name, max(0, total - used), total, draining))
         return tuple(sorted(found, key=lambda node: node.name))
+
+    def held_by(self, namespaces: Iterable[str], accelerator: AcceleratorClassSpec) -> int:
+        """Return the GPUs of a class that all pods of some namespaces hold, on whatever node that has its labels."""
+        wanted, resource = accelerator.node_selector.items(), accelerator.resource_name
+        nodes = {node.name for node in self.nodes.rows.values() if wanted <= node.labels.items()}
+        return sum(
+            count
+            for namespace in namespaces
+            for (node, name), count in self._held.get(namespace, {}).items()
+            if name == resource and node in nodes
+        )
 
     def foreign_autoscaler(self, key: Key) -> str:
         """Return the autoscaler that scales the same replicas, by either handle; empty when none does."""
@@ -224,15 +268,26 @@ class Mirror:
 
     def _pod_changed(self, before: PodRecord | None, after: PodRecord | None) -> None:
         for record, sign in ((before, -1), (after, 1)):
-            if record is not None and record.node:
-                for resource, count in record.resources:
+            if record is None:
+                continue
+            for resource, count in record.resources:
+                self.requested[record.key.namespace, resource] += sign * count
+                if record.node:
                     self._used[record.node, resource] += sign * count
+                    self._held[record.key.namespace][record.node, resource] += sign * count
+                    self._draining[record.node, resource] += sign * count * record.terminating
         if before is not None and before.deployment:
             self.pods_of[Key(before.key.namespace, before.deployment)].pop(before.uid, None)
         if after is not None and after.deployment:
             self.pods_of[Key(after.key.namespace, after.deployment)][after.uid] = after
         elif before is not None and not self.pods_of[Key(before.key.namespace, before.deployment)]:
             del self.pods_of[Key(before.key.namespace, before.deployment)]
+
+    def _quota_changed(self, before: QuotaRecord | None, after: QuotaRecord | None) -> None:
+        if after is not None:
+            self.quotas[after.key.namespace] = after
+        elif before is not None and self.quotas.get(before.key.namespace) is before:
+            del self.quotas[before.key.namespace]
 
     def _autoscaler_changed(self, before: AutoscalerRecord | None, after: AutoscalerRecord | None) -> None:
         if before is not None:

@@ -1,17 +1,18 @@
 """From the mirror and the signals to one Snapshot."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from modelfleet.adapters.source import SignalSource, Target
 from modelfleet.api.acceleratorclass import AcceleratorClassSpec
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
+from modelfleet.api.tenant import TenantSpec
 from modelfleet.decide.faults import find_fault
-from modelfleet.decide.snapshot import Child, Fault, Observed, Pod, Snapshot
+from modelfleet.decide.snapshot import Child, Fault, Observed, Pod, Quota, Snapshot, Tenant
 from modelfleet.engines.dialects import DIALECTS
 from modelfleet.shell.mirror import Mirror
-from modelfleet.shell.records import DeploymentRecord, PodRecord
+from modelfleet.shell.records import DeploymentRecord, PodRecord, TenantRecord
 
 
 def targets(mirror: Mirror) -> list[Target]:
@@ -41,7 +42,9 @@ def targets(mirror: Mirror) -> list[Target]:
     return found
 
 
-def observe(mirror: Mirror, source: SignalSource, *, now: float, blocked: Mapping[Key, Fault]) -> Snapshot:
+def observe(
+    mirror: Mirror, source: SignalSource, *, now: float, blocked: Mapping[Key, Fault], unbound_may_borrow: bool
+) -> Snapshot:
     """Build the snapshot of this moment.
 
     Args:
@@ -49,6 +52,7 @@ def observe(mirror: Mirror, source: SignalSource, *, now: float, blocked: Mappin
         source: The signals as last brought up to date.
         now: Seconds since the epoch.
         blocked: Deployments whose children cannot be applied, and why.
+        unbound_may_borrow: The operator's setting of that name.
     """
     nodes = {
         name: mirror.nodes_of(accelerator)
@@ -65,6 +69,64 @@ def observe(mirror: Mirror, source: SignalSource, *, now: float, blocked: Mappin
             if not record.deleting
         ),
         nodes=nodes,
+        tenants=_tenants(mirror),
+        unbound_may_borrow=unbound_may_borrow,
+    )
+
+
+def claims(tenants: Iterable[TenantRecord]) -> dict[str, str]:
+    """Return the name of the Tenant that each namespace belongs to: the oldest that names it, then the least name."""
+    owner: dict[str, str] = {}
+    for tenant in sorted(tenants, key=lambda tenant: (tenant.created_at, tenant.name)):
+        if isinstance(tenant.spec, TenantSpec) and not tenant.deleting:
+            for namespace in tenant.spec.namespaces:
+                owner.setdefault(namespace, tenant.name)
+    return owner
+
+
+def _tenants(mirror: Mirror) -> tuple[Tenant, ...]:
+    owner = claims(mirror.tenants.values())
+    classes = {
+        name: accelerator
+        for name, accelerator in mirror.accelerators.items()
+        if isinstance(accelerator, AcceleratorClassSpec)
+    }
+    return tuple(
+        _tenant(mirror, record.name, record.spec, owner, classes)
+        for record in mirror.tenants.values()
+        if isinstance(record.spec, TenantSpec) and not record.deleting
+    )
+
+
+def _tenant(
+    mirror: Mirror,
+    name: str,
+    spec: TenantSpec,
+    owner: Mapping[str, str],
+    classes: Mapping[str, AcceleratorClassSpec],
+) -> Tenant:
+    namespaces = tuple(namespace for namespace in spec.namespaces if owner[namespace] == name)
+    allowances = spec.tokens_per_minute
+    return Tenant(
+        name=name,
+        namespaces=namespaces,
+        cohort=spec.cohort or "",
+        quotas={
+            quota.accelerator: Quota(
+                nominal_gpus=quota.nominal_quota,
+                borrowing_limit_gpus=quota.borrowing_limit,
+                lending_limit_gpus=quota.lending_limit,
+                weight=quota.weight,
+            )
+            for quota in spec.quotas
+        },
+        used_gpus={name: mirror.held_by(namespaces, accelerator) for name, accelerator in classes.items()},
+        output_tokens_per_second=allowances.output / 60
+        if allowances is not None and allowances.output is not None
+        else None,
+        model_output_tokens_per_second={each.model: each.output / 60 for each in allowances.models}
+        if allowances is not None
+        else {},
     )
 
 

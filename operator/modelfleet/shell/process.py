@@ -81,6 +81,7 @@ class Process:
             leadership=self._leadership,
             identity=self.settings.identity,
             tick_seconds=self.settings.tick_seconds,
+            unbound_may_borrow=self.settings.unbound_may_borrow,
         )
         work: tuple[Callable[[], object], ...] = (*(r.run for r in reflectors), self._resync, self._lead)
         self._tasks = [asyncio.create_task(self._guard(run)) for run in work]
@@ -146,6 +147,7 @@ class Process:
             of("apps/v1", "ReplicaSet", mirror.replica_sets, OWNED),
             of("v1", "Service", mirror.services, OWNED),
             of("policy/v1", "PodDisruptionBudget", mirror.budgets, OWNED),
+            of("v1", "ResourceQuota", mirror.quota_table, OWNED),
             of("autoscaling/v2", "HorizontalPodAutoscaler", mirror.autoscalers),
         )
 
@@ -177,6 +179,7 @@ class Process:
         for kind, take in (
             ("InferenceRuntime", self.mirror.inference_runtime),
             ("AcceleratorClass", self.mirror.accelerator_class),
+            ("Tenant", self.mirror.tenant),
             ("ModelDeployment", self.mirror.model_deployment),
         ):
             found: list[Json] = []
@@ -184,8 +187,11 @@ class Process:
                 found += page["items"]
             for item in found:
                 take("ADDED", item)
+            alive = {item["metadata"]["uid"] for item in found}
             if kind == "ModelDeployment":
-                self.mirror.forget_deployments_except({item["metadata"]["uid"] for item in found})
+                self.mirror.forget_deployments_except(alive)
+            elif kind == "Tenant":
+                self.mirror.forget_tenants_except(alive)
 
     async def _guard(self, run: Callable[[], object]) -> None:
         """Run a part; when it ends by an exception the process ends, to be restarted clean."""

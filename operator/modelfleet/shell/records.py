@@ -9,8 +9,16 @@ from typing import Any, TypeVar
 from pydantic import ValidationError
 
 from modelfleet.api.conditions import Reason
-from modelfleet.api.meta import APPLIED_HASH_ANNOTATION, DEPLOYMENT_LABEL, SCALE_FIELD_MANAGER, Key, Model
+from modelfleet.api.meta import (
+    APPLIED_HASH_ANNOTATION,
+    DEPLOYMENT_LABEL,
+    FIELD_MANAGER,
+    SCALE_FIELD_MANAGER,
+    Key,
+    Model,
+)
 from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from modelfleet.api.tenant import TenantSpec, TenantStatus
 from modelfleet.decide.snapshot import Fault, Learned
 from modelfleet.render.children import CONTAINER
 
@@ -105,6 +113,39 @@ def parse_spec(item: Json, model: type[Spec]) -> Spec | Fault:
         return Fault(Reason.INVALID_SPEC, f"{faults}; correct it and apply again")
 
 
+@dataclass(frozen=True, slots=True)
+class TenantRecord:
+    """A Tenant as applied, and what its status says; None where there is none that parses."""
+
+    name: str
+    uid: str
+    version: int
+    generation: int
+    created_at: float
+    deleting: bool
+    spec: TenantSpec | Fault
+    status: TenantStatus | None
+
+
+def parse_tenant(item: Json) -> TenantRecord:
+    """Read a Tenant."""
+    metadata = item["metadata"]
+    try:
+        status = TenantStatus.model_validate(item["status"]) if item.get("status") else None
+    except ValidationError:
+        status = None
+    return TenantRecord(
+        name=metadata["name"],
+        uid=metadata["uid"],
+        version=_version(metadata),
+        generation=metadata.get("generation", 0),
+        created_at=moment(metadata.get("creationTimestamp")) or 0.0,
+        deleting="deletionTimestamp" in metadata,
+        spec=parse_spec(item, TenantSpec),
+        status=status,
+    )
+
+
 # --- children -----------------------------------------------------------------------------------
 
 
@@ -117,6 +158,7 @@ class ChildRecord:
         replicas: spec.replicas of a Deployment; 0 for other kinds.
         scaled_by_other: Manager of spec.replicas, when it is not the operator.
         rolling_out: Pods of an older template exist.
+        pods_refused: The API server refuses more of its pods, as a ResourceQuota that is used up does.
     """
 
     key: Key
@@ -130,6 +172,7 @@ class ChildRecord:
     scaled_by_other: str
     rolling_out: bool
     progress_deadline_exceeded: bool
+    pods_refused: bool
     surges: bool
     deleting: bool
 
@@ -160,6 +203,10 @@ def parse_child(item: Json, kind: str) -> ChildRecord:
             condition.get("type") == "Progressing" and condition.get("reason") == "ProgressDeadlineExceeded"
             for condition in status.get("conditions") or ()
         ),
+        pods_refused=any(
+            condition.get("type") == "ReplicaFailure" and condition.get("status") == "True"
+            for condition in status.get("conditions") or ()
+        ),
         surges=rolling.get("maxSurge") == 1,
         deleting="deletionTimestamp" in metadata,
     )
@@ -177,6 +224,45 @@ def _other_scaler(managed_fields: Any) -> str:
         if "f:replicas" in ((entry.get("fieldsV1") or {}).get("f:spec") or {})
     ]
     return "" if not owners or SCALE_FIELD_MANAGER in owners else owners[0]
+
+
+@dataclass(frozen=True, slots=True)
+class QuotaRecord:
+    """A ResourceQuota of the operator's.
+
+    Attributes:
+        hard: Limits that the operator owns, by `requests.<resourceName>`; one that somebody changed is not among them.
+    """
+
+    key: Key
+    uid: str
+    version: int
+    owner_uid: str
+    hard: Mapping[str, int]
+
+
+def parse_quota(item: Json) -> QuotaRecord:
+    """Read a ResourceQuota."""
+    metadata, hard = item["metadata"], (item.get("spec") or {}).get("hard") or {}
+    owned = {
+        field.removeprefix("f:")
+        for entry in metadata.get("managedFields") or ()
+        if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        for field in ((entry.get("fieldsV1") or {}).get("f:spec") or {}).get("f:hard") or {}
+    }
+    return QuotaRecord(
+        key=key_of(item),
+        uid=metadata["uid"],
+        version=_version(metadata),
+        owner_uid=controller_of(metadata),
+        hard={name: _quantity(amount) for name, amount in hard.items() if name in owned},
+    )
+
+
+def _quantity(text: str) -> int:
+    """Read a whole quantity as the API server writes it: 2000 is 2k."""
+    factor = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}.get(text[-1])
+    return int(text[:-1]) * factor if factor else int(text)
 
 
 # --- pods, their ReplicaSets, nodes, foreign autoscalers ----------------------------------------

@@ -14,7 +14,7 @@ from modelfleet.adapters.kubernetes import Conflict, Json, Kubernetes, Kubernete
 from modelfleet.api.conditions import ConditionType, Limit
 from modelfleet.api.meta import API_VERSION, FIELD_MANAGER, Key
 from modelfleet.api.modeldeployment import ModelDeploymentStatus
-from modelfleet.decide.explain import Headline, headline, judge, status
+from modelfleet.decide.explain import Headline, headline, judge, status, unblock
 from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Decision, Facts, Plan
 from modelfleet.decide.snapshot import Observed, Snapshot
@@ -136,7 +136,9 @@ class Reporter:
         telemetry.STATUS_WRITES.inc()
         self._mirror.model_deployment("MODIFIED", answer)
         self._remember(item, now)
-        return StatusOutcome(tuple(_events(observed, item.decision, told.headline if told else None)))
+        events = _events(observed, item.decision, told.headline if told else None)
+        waits = Limit.RECLAIM == item.gauges.limited_by != (told.gauges.limited_by if told else Limit.NONE)
+        return StatusOutcome((*events, *((_waits(observed, item.decision),) if waits else ())))
 
     def _remember(self, item: StatusWrite, now: float) -> None:
         self._written[item.observed.key] = Written(item.observed.uid, item.headline, item.gauges, now)
@@ -162,6 +164,12 @@ def _events(observed: Observed, decision: Decision, before: Headline | None) -> 
             action="Observe",
             note=f"{verdict.type}={verdict.status}: {verdict.message}",
         )
+
+
+def _waits(observed: Observed, decision: Decision) -> Event:
+    """Return the event that tells a team whose GPUs others give back by when."""
+    note = f"{decision.desired} of {decision.wanted} replicas; waiting for {unblock(observed, decision)}"
+    return Event(observed.key, observed.uid, "Normal", Limit.RECLAIM.value, "Allocate", note)
 
 
 def _gauges(decision: Decision) -> Gauges:

@@ -44,6 +44,8 @@ class Settings(BaseModel):
     """How often that Prometheus scrapes the pods; three of these make a sample stale."""
     scrapes_per_second: Annotated[float, Field(ge=1, le=10_000)] = 250.0
     """Budget of direct scrapes for the whole fleet."""
+    unbound_may_borrow: bool = True
+    """Whether namespaces of no Tenant get GPUs that all Tenants leave idle; asked only where there is a Tenant."""
     listen_address: str = "0.0.0.0"  # noqa: S104 - probes and Prometheus come from outside the pod
     listen_port: Annotated[int, Field(ge=0, le=65535)] = 8080
     """Port of /metrics, /healthz and /readyz; 0 picks a free one."""

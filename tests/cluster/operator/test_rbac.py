@@ -29,9 +29,14 @@ EVERYWHERE = {
     ("modelfleet.dev", "inferenceruntimes"): READ,
     ("modelfleet.dev", "modeldeployments"): READ,
     ("modelfleet.dev", "modeldeployments/status"): {"patch"},
+    ("modelfleet.dev", "tenants"): READ,
+    ("modelfleet.dev", "tenants/status"): {"patch"},
+    ("", "resourcequotas"): {"list", "watch"},
     ("policy", "poddisruptionbudgets"): READ | {"create", "patch"},
 }
 """(group, resource) to verbs, in every namespace."""
+BY_NAME = {("", "resourcequotas", "modelfleet-gpus"): {"create", "patch", "delete"}}
+"""(group, resource, object name) to verbs, in every namespace."""
 AT_HOME = {
     ("coordination.k8s.io", "leases", "modelfleet"): READ | {"update"},
     ("coordination.k8s.io", "leases", ""): {"create"},
@@ -57,6 +62,8 @@ FORBIDDEN = [
     ("patch", "modelfleet.dev", "modeldeployments"),
     ("update", "modelfleet.dev", "modeldeployments"),
     ("patch", "modelfleet.dev", "inferenceruntimes"),
+    ("patch", "modelfleet.dev", "tenants"),
+    ("patch", "", "resourcequotas"),
     ("bind", "rbac.authorization.k8s.io", "clusterroles"),
     ("escalate", "rbac.authorization.k8s.io", "clusterroles"),
     ("impersonate", "", "users"),
@@ -91,8 +98,8 @@ def _rules(sandbox: Sandbox, namespace: str) -> dict[tuple[str, str, str], set[s
 
 
 def test_the_account_may_do_this_and_nothing_else(sandbox: Sandbox, team: Team) -> None:
-    """The golden matrix: no wildcard, no delete, no Secret, no write to a spec; the Lease only at home."""
-    everywhere = {(group, resource, ""): set(verbs) for (group, resource), verbs in EVERYWHERE.items()}
+    """The golden matrix: no wildcard, delete for its own quotas only, no Secret, no write to a spec; Lease at home."""
+    everywhere = {(group, resource, ""): set(verbs) for (group, resource), verbs in EVERYWHERE.items()} | BY_NAME
 
     assert everywhere == _rules(sandbox, team.namespace)
     assert {**everywhere, **AT_HOME} == _rules(sandbox, NAMESPACE)

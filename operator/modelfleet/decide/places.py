@@ -1,0 +1,82 @@
+"""Where a replica fits: the free GPUs of each node of one accelerator class."""
+
+from collections.abc import Iterable
+from heapq import heappop, heappush
+
+from modelfleet.decide.snapshot import Node
+
+
+class Places:
+    """Free and draining GPUs by node, for the tightest fit.
+
+    Nodes are numbered in the order of their names, so that every answer is the same however they are listed.
+    """
+
+    def __init__(self, nodes: Iterable[Node]) -> None:
+        """Take the nodes of one class."""
+        self.nodes = sorted(nodes, key=lambda node: node.name)
+        self.free = [node.free_gpus for node in self.nodes]
+        self.draining = [node.draining_gpus for node in self.nodes]
+        self.total_free = sum(self.free)
+        # Numbers of nodes by free GPUs. What has moved on since is skipped when it comes up: free GPUs only shrink.
+        self._with_free: list[list[int]] = [[] for _ in range(max(self.free, default=0) + 1)]
+        for number, free in enumerate(self.free):
+            self._with_free[free].append(number)
+
+    def take(self, gpus: int, count: int = 1) -> int:
+        """Take GPUs for so many replicas, each of the node with the least sufficient rest; return for how many."""
+        free, left = self.free, count
+        for rest in range(gpus, len(self._with_free)):
+            numbers = self._with_free[rest]
+            while numbers:
+                number = heappop(numbers)
+                if free[number] != rest:
+                    continue
+                # A node that gave one has the least rest now: it gives on while it can.
+                taken = gpus if left == 1 else gpus * min(rest // gpus, left)
+                free[number] = rest - taken
+                self.total_free -= taken
+                if rest > taken:
+                    heappush(self._with_free[rest - taken], number)
+                left -= taken // gpus
+                if not left:
+                    return count
+        return count - left
+
+    def take_at(self, number: int, gpus: int) -> None:
+        """Take GPUs that are free on one node."""
+        rest = self.free[number] = self.free[number] - gpus
+        self.total_free -= gpus
+        if rest:
+            heappush(self._with_free[rest], number)
+
+    def draining_place(self, gpus: int) -> int | None:
+        """Return the node where a place opens by itself, the tightest one; None when there is none."""
+        found = [
+            (self.free[number] + draining, number)
+            for number, draining in enumerate(self.draining)
+            if draining and self.free[number] + draining >= gpus
+        ]
+        return min(found)[1] if found else None
+
+    def copy(self) -> "Places":
+        """Return a copy that can be spent."""
+        twin = Places(())
+        twin.nodes, twin.free, twin.draining = self.nodes, list(self.free), list(self.draining)
+        twin.total_free, twin._with_free = self.total_free, [list(numbers) for numbers in self._with_free]
+        return twin
+
+    def restore(self, kept: "Places") -> None:
+        """Go back to what a copy has kept."""
+        self.free, self.total_free, self._with_free = kept.free, kept.total_free, kept._with_free
+
+    def wait_at(self, number: int, gpus: int) -> int:
+        """Set GPUs of one node aside for a replica that will start there; return how many of them drain.
+
+        Those that drain are taken first, then free ones.
+        """
+        drained = min(self.draining[number], gpus)
+        self.draining[number] -= drained
+        if gpus > drained:
+            self.take_at(number, gpus - drained)
+        return drained

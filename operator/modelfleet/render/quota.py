@@ -1,0 +1,91 @@
+"""The fence: one ResourceQuota in each namespace of a tenant, by which the API server itself refuses pods.
+
+`docs/design/0003-tenants.md` has the rules. Counts are GPUs; a Split is namespace to `requests.<resourceName>` to GPUs.
+"""
+
+from collections.abc import Mapping
+from typing import Any
+
+from modelfleet.api.meta import API_VERSION, MANAGED_BY, MANAGED_BY_LABEL
+from modelfleet.decide.snapshot import Tenant
+
+QUOTA_NAME = "modelfleet-gpus"
+
+Split = dict[str, dict[str, int]]
+Place = tuple[str, str]
+"""A namespace and the name of a resource."""
+
+
+def hard_limits(
+    tenant: Tenant, *, resources: Mapping[str, str], held: Mapping[Place, int], needed: Mapping[Place, int]
+) -> Split:
+    """Return the hard limits of a tenant's namespaces; added up they are its limit of each resource.
+
+    Args:
+        tenant: The tenant; a class that it does not list is closed to it.
+        resources: Resource name of every accelerator class.
+        held: What pods request that are not finished.
+        needed: The same, and what granted replicas that are not there yet will request.
+    """
+    namespaces = sorted(tenant.namespaces)
+    split: Split = {namespace: {} for namespace in namespaces}
+    for resource in sorted(set(resources.values())):
+        needs = {namespace: needed.get((namespace, resource), 0) for namespace in namespaces}
+        limit = _limit(tenant, resource, resources, sum(needs.values()))
+        floors = {namespace: held.get((namespace, resource), 0) for namespace in namespaces}
+        for namespace, hard in _divide(limit, floors, needs).items():
+            split[namespace][f"requests.{resource}"] = hard
+    return split
+
+
+def _limit(tenant: Tenant, resource: str, resources: Mapping[str, str], needed: int) -> int:
+    quotas = [quota for name, quota in tenant.quotas.items() if resources.get(name) == resource]
+    limit = sum(quota.nominal_gpus + (quota.borrowing_limit_gpus or 0) for quota in quotas)
+    unlimited = any(quota.borrowing_limit_gpus is None for quota in quotas)
+    return max(limit, needed) if unlimited else limit
+
+
+def _divide(limit: int, held: Mapping[str, int], needed: Mapping[str, int]) -> dict[str, int]:
+    """Give each namespace what it holds, then what it needs, as far as the limit goes; the first gets what is left."""
+    left = limit
+    shares = dict.fromkeys(held, 0)
+    for wants in (held, needed):
+        for namespace, want in wants.items():
+            more = min(left, max(0, want - shares[namespace]))
+            shares[namespace] += more
+            left -= more
+    for namespace in list(shares)[:1]:
+        shares[namespace] += left
+    return shares
+
+
+def lowered(live: Mapping[str, Mapping[str, int]], wanted: Split) -> Split:
+    """Return the limits to write before any is raised: no live limit grows, and none that is missing stays so."""
+    return {
+        namespace: {name: min(hard, live.get(namespace, {}).get(name, hard)) for name, hard in limits.items()}
+        for namespace, limits in wanted.items()
+    }
+
+
+def resource_quota(namespace: str, tenant: str, uid: str, hard: Mapping[str, int]) -> dict[str, Any]:
+    """Return the manifest; the Tenant owns it, so it goes with the Tenant."""
+    return {
+        "apiVersion": "v1",
+        "kind": "ResourceQuota",
+        "metadata": {
+            "name": QUOTA_NAME,
+            "namespace": namespace,
+            "labels": {MANAGED_BY_LABEL: MANAGED_BY, "app.kubernetes.io/part-of": "modelfleet"},
+            "ownerReferences": [
+                {
+                    "apiVersion": API_VERSION,
+                    "kind": "Tenant",
+                    "name": tenant,
+                    "uid": uid,
+                    "controller": True,
+                    "blockOwnerDeletion": False,
+                }
+            ],
+        },
+        "spec": {"hard": {name: str(gpus) for name, gpus in hard.items()}},
+    }

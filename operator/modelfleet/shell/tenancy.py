@@ -1,0 +1,151 @@
+"""What Tenants are told: their status, written when it says something new and not more often than it must be."""
+
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+import structlog
+
+from modelfleet.adapters.kubernetes import Conflict, Json, Kubernetes, KubernetesError, NotFound
+from modelfleet.api.conditions import Condition
+from modelfleet.api.meta import API_VERSION, FIELD_MANAGER
+from modelfleet.api.tenant import ClassUsage, TenantSpec, TenantStatus
+from modelfleet.decide.plan import Plan
+from modelfleet.decide.shares import Reclaim
+from modelfleet.decide.snapshot import Snapshot
+from modelfleet.decide.standing import Standing, TenantVerdict, judge_claims, judge_tenant, one_word, standings
+from modelfleet.shell.lease import Leadership
+from modelfleet.shell.mirror import Mirror
+from modelfleet.shell.observe import claims
+from modelfleet.shell.records import TenantRecord
+
+COUNTS_SECONDS = 10.0
+"""Shortest time between two writes of one status that only bring its counts up to date."""
+MESSAGE_LENGTH = 1024
+
+log = structlog.get_logger()
+
+
+class TenantReporter:
+    """Knows what every Tenant's status has to say anew."""
+
+    def __init__(self, kubernetes: Kubernetes, mirror: Mirror, leadership: Leadership) -> None:
+        """Prepare."""
+        self._kubernetes = kubernetes
+        self._mirror = mirror
+        self._leadership = leadership
+        self._began_at: float | None = None
+        self._written_at: dict[str, float] = {}
+        self._draining: tuple[Reclaim, ...] = ()
+
+    def due(self, snapshot: Snapshot, plan: Plan) -> Iterator[tuple[TenantRecord, TenantStatus]]:
+        """Yield the statuses that have to be written now."""
+        now = snapshot.taken_at
+        self._began_at = now if self._began_at is None else self._began_at
+        self._draining = _still_draining(self._draining, snapshot, plan)
+        owner = claims(self._mirror.tenants.values())
+        rows = standings(snapshot, plan) if snapshot.tenants else {}
+        for name in self._written_at.keys() - rows.keys():
+            del self._written_at[name]
+        for tenant in snapshot.tenants:
+            record = self._mirror.tenants[tenant.name]
+            assert isinstance(record.spec, TenantSpec)  # noqa: S101 - others are not in a snapshot
+            taken = {name: owner[name] for name in record.spec.namespaces if owner[name] != tenant.name}
+            verdicts = (*judge_tenant(tenant, rows[tenant.name], self._draining), judge_claims(taken))
+            new = _status(record, tenant.namespaces, rows[tenant.name], verdicts, now)
+            if self._worth_a_write(record, new, now, snapshot.metrics_max_age_seconds):
+                yield record, new
+
+    async def write(self, record: TenantRecord, status: TenantStatus, *, now: float) -> bool:
+        """Write one status; return whether that need not be tried again."""
+        if not self._leadership.held():
+            return False
+        manifest: Json = {
+            "apiVersion": API_VERSION,
+            "kind": "Tenant",
+            "metadata": {"name": record.name, "uid": record.uid},
+            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+        }
+        try:
+            answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, subresource="status")
+        except (NotFound, Conflict):
+            return True  # deleted, or made anew, meanwhile
+        except KubernetesError as error:
+            log.warning("tenant status not written; retrying", tenant=record.name, error=str(error))
+            return False
+        self._written_at[record.name] = now
+        self._mirror.tenant("MODIFIED", answer)
+        return True
+
+    def _worth_a_write(self, record: TenantRecord, new: TenantStatus, now: float, blind_seconds: float) -> bool:
+        old, written_at = record.status, self._written_at.get(record.name)
+        if old is None or (old.observed_generation, old.namespaces) != (new.observed_generation, new.namespaces):
+            return True
+        assert self._began_at is not None  # noqa: S101 - due() sets it
+        if written_at is None and now - self._began_at < blind_seconds:
+            return False  # an earlier process wrote it with signals that this one may still lack
+        if _truths(old) != _truths(new):
+            return True
+        return old.classes != new.classes and (written_at is None or now - written_at >= COUNTS_SECONDS)
+
+
+def _still_draining(before: tuple[Reclaim, ...], snapshot: Snapshot, plan: Plan) -> tuple[Reclaim, ...]:
+    """Return what was decided to be given back and is not gone yet."""
+    pods = {observed.key: {pod.name for pod in observed.pods} for observed in snapshot.deployments}
+    new = [reclaim for decision in plan.decisions.values() for reclaim in decision.reclaims]
+    return tuple(
+        reclaim
+        for reclaim in dict.fromkeys((*before, *new))
+        if not pods.get(reclaim.key, set()).isdisjoint(reclaim.pods)
+    )
+
+
+def _status(
+    record: TenantRecord,
+    namespaces: tuple[str, ...],
+    rows: tuple[Standing, ...],
+    verdicts: tuple[TenantVerdict, ...],
+    now: float,
+) -> TenantStatus:
+    at = datetime.fromtimestamp(int(now), UTC)
+    since = {c.type: (c.status, c.last_transition_time) for c in record.status.conditions} if record.status else {}
+    conditions = []
+    for verdict in verdicts:
+        truth = "True" if verdict.holds else "False"
+        was, changed_at = since.get(verdict.type, ("", at))
+        conditions.append(
+            Condition(
+                type=verdict.type,
+                status=truth,
+                reason=verdict.reason,
+                message=verdict.message[:MESSAGE_LENGTH],
+                last_transition_time=changed_at if was == truth else at,
+                observed_generation=record.generation,
+            )
+        )
+    return TenantStatus(
+        observed_generation=record.generation,
+        guaranteed=sum(row.guaranteed for row in rows),
+        used=sum(row.used for row in rows),
+        borrowed=sum(row.borrowed for row in rows),
+        lent=sum(row.lent for row in rows),
+        waiting=sum(row.waiting for row in rows),
+        reason=one_word(verdicts),
+        classes=tuple(
+            ClassUsage(
+                accelerator=row.accelerator,
+                guaranteed=row.guaranteed,
+                used=row.used,
+                borrowed=row.borrowed,
+                lent=row.lent,
+                waiting=row.waiting,
+            )
+            for row in rows
+        ),
+        namespaces=namespaces,
+        updated_at=at,
+        conditions=tuple(conditions),
+    )
+
+
+def _truths(status: TenantStatus) -> tuple[object, ...]:
+    return (status.reason, tuple((each.type, each.status, each.reason) for each in status.conditions))

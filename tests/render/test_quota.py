@@ -1,0 +1,83 @@
+"""The fence: how a tenant's limit is split over its namespaces, and that no order of writes passes it."""
+
+from itertools import permutations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from modelfleet.decide.snapshot import Quota, Tenant
+from modelfleet.render.quota import Split, hard_limits, lowered
+
+GPU = "nvidia.com/gpu"
+H100 = {"h100": GPU}
+KEY = f"requests.{GPU}"
+counts = st.integers(0, 20)
+namespaces = ("a", "b", "c")
+by_namespace = st.fixed_dictionaries(dict.fromkeys(namespaces, counts))
+
+
+def split(limit: Quota, *, held: dict[str, int], missing: dict[str, int] | None = None) -> dict[str, int]:
+    """Return the hard limits of namespaces that hold, and still miss, so many GPUs."""
+    tenant = Tenant(name="team", namespaces=tuple(held), quotas={"h100": limit})
+    needed = {(name, GPU): gpus + (missing or {}).get(name, 0) for name, gpus in held.items()}
+    found = hard_limits(tenant, resources=H100, held={(n, GPU): gpus for n, gpus in held.items()}, needed=needed)
+    return {name: hard[KEY] for name, hard in found.items()}
+
+
+@pytest.mark.parametrize(
+    ("limit", "held", "missing", "expected"),
+    [
+        (Quota(8, 4), {"a": 3}, {}, {"a": 12}),
+        (Quota(8, 4), {"a": 14}, {}, {"a": 12}),
+        (Quota(8, 0), {"b": 3, "a": 2}, {}, {"a": 5, "b": 3}),
+        (Quota(8, 0), {"a": 2, "b": 3}, {"b": 3}, {"a": 2, "b": 6}),
+        (Quota(8, 0), {"a": 2, "b": 3}, {"a": 9, "b": 3}, {"a": 5, "b": 3}),
+        (Quota(8, 0), {"a": 6, "b": 6}, {}, {"a": 6, "b": 2}),
+        (Quota(8, None), {"a": 6, "b": 6}, {"b": 1}, {"a": 6, "b": 7}),
+        (Quota(8, None), {"a": 1, "b": 2}, {}, {"a": 6, "b": 2}),
+        (Quota(0, 0), {"a": 0}, {}, {"a": 0}),
+    ],
+)
+def test_the_split(limit: Quota, held: dict[str, int], missing: dict[str, int], expected: dict[str, int]) -> None:
+    """One namespace has the limit; of many each has what it holds and was granted, and the first what is left."""
+    assert split(limit, held=held, missing=missing) == expected
+
+
+def test_classes_are_told_apart_by_resource_and_closed_where_they_are_not_listed() -> None:
+    """Two classes of one resource are added up; a resource of which the tenant lists no class is 0."""
+    quotas = {"h100": Quota(4, 1), "a100": Quota(8, 0), "gone": Quota(9, 0)}
+    tenant = Tenant(name="team", namespaces=("a",), quotas=quotas)
+    resources = {"h100": GPU, "a100": GPU, "l4": GPU, "mi300": "amd.com/gpu"}
+
+    found = hard_limits(tenant, resources=resources, held={}, needed={})
+    assert found == {"a": {KEY: 13, "requests.amd.com/gpu": 0}}
+
+
+@given(st.integers(0, 30), by_namespace, by_namespace)
+def test_the_limits_added_up_are_the_limit(limit: int, held: dict[str, int], missing: dict[str, int]) -> None:
+    """Whatever pods hold and replicas need."""
+    assert limit == sum(split(Quota(limit, 0), held=held, missing=missing).values())
+
+
+@given(st.integers(0, 30), by_namespace, by_namespace, by_namespace)
+def test_no_write_on_the_way_passes_the_limit(
+    limit: int, before: dict[str, int], after: dict[str, int], missing: dict[str, int]
+) -> None:
+    """From one split to the next, in any order within a step, the live limits never add up to more."""
+    old, new = (
+        {name: {KEY: hard} for name, hard in split(Quota(limit, 0), held=held, missing=missing).items()}
+        for held in (before, after)
+    )
+    for first in permutations(namespaces):
+        live: Split = dict(old)
+        for step in (lowered(live, new), new):
+            for namespace in first:
+                live[namespace] = step[namespace]
+                assert sum(hard[KEY] for hard in live.values()) <= limit
+        assert live == new
+
+
+def test_a_namespace_without_a_limit_is_fenced_before_others_are_raised() -> None:
+    """Without one it has no bound at all, so that write is one of the lowering ones."""
+    assert lowered({"a": {KEY: 1}}, {"a": {KEY: 3}, "b": {KEY: 2}}) == {"a": {KEY: 1}, "b": {KEY: 2}}
