@@ -186,6 +186,8 @@ def replicas(
 
 def _waiting(demand: Demand, queued_per_replica: int) -> float:
     """Return the replicas that the queues ask for."""
+    if not demand.queued_requests.value:
+        return 0.0
     most = max(QUEUE_GROWTH_FACTOR, 1.0 + QUEUE_GROWTH_PODS / demand.ready)
     return sum([min(queue / queued_per_replica, most) for queue in demand.queues])
 
