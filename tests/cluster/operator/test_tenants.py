@@ -34,6 +34,11 @@ pytestmark = pytest.mark.xdist_group("operator-objects")
 TARGETS = {"outputTokensPerSecond": 100, "queuedRequests": 4}
 PEAK = {"maxReplicas": 3, "targets": TARGETS, "behavior": scale_in_after(60)}
 RESOURCE = "requests.nvidia.com/gpu"
+COLLECTED_SECONDS = 120.0
+"""The garbage collector looks for new kinds every 30 s: on a cluster that just got its CRDs children outlive their
+owner for up to that and their drain."""
+FENCED_SECONDS = 10.0
+"""The fence follows the pods within ticks, however late they went."""
 
 
 class Tenants:
@@ -173,7 +178,8 @@ def test_the_api_server_keeps_the_limit_while_no_operator_runs(
             same(0, lambda: second.deployment()["spec"]["strategy"]["rollingUpdate"]["maxSurge"])
             second.await_ready(replicas=2)
             sandbox.request("DELETE", second.path())
-            same((3, 0), lambda: (hard(first), hard(second)))
+            until(lambda: not second.pods(), seconds=COLLECTED_SECONDS)
+            same((3, 0), lambda: (hard(first), hard(second)), seconds=FENCED_SECONDS)
         assert operator.end() == 0
         answers = [raw_pod(first, 4), raw_pod(first, 3), raw_pod(first, 1), raw_pod(second, 1)]
         cast.only()
