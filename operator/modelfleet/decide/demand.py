@@ -63,21 +63,17 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
     if not ready:
         return Missing("no pod is ready", fault=False)
     signals = [pod.signals for pod in ready]
-    queued = _total([each.queued_requests for each in signals], ready, now, max_age_seconds)
-    running = _total([each.running_requests for each in signals], ready, now, max_age_seconds)
-    output = _total([each.output_tokens_per_second for each in signals], ready, now, max_age_seconds)
-    finished = _total([each.finished_requests_per_second for each in signals], ready, now, max_age_seconds)
+    oldest = now - max_age_seconds
+    queues = [each.queued_requests for each in signals]
+    queued = _total(queues, ready, now, oldest)
+    running = _total([each.running_requests for each in signals], ready, now, oldest)
+    output = _total([each.output_tokens_per_second for each in signals], ready, now, oldest)
+    finished = _total([each.finished_requests_per_second for each in signals], ready, now, oldest)
     if queued.known == 0:
         return Missing(queued.missing or "no ready pod has reported yet", fault=bool(queued.missing))
     return Demand(
         ready=len(ready),
-        queues=tuple(
-            [
-                queue.value
-                for each in signals
-                if type(queue := each.queued_requests) is Signal and now - queue.sampled_at <= max_age_seconds
-            ]
-        ),
+        queues=tuple([queue.value for queue in _fresh(queues, oldest)]),
         queued_requests=queued,
         running_requests=running,
         output_tokens_per_second=output,
@@ -87,33 +83,36 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
     )
 
 
+def should_tell(pod: Pod, now: float) -> bool:
+    """Return whether a pod has been ready for long enough that a missing signal is a fault."""
+    return pod.ready_at is not None and now - pod.ready_at >= FIRST_SIGNALS_SECONDS
+
+
 def saturated(pods: tuple[Pod, ...]) -> bool:
     """Return whether every ready pod has a request waiting, so that throughput shows capacity."""
     queues = [pod.signals.queued_requests for pod in pods if pod.ready_at is not None and not pod.terminating]
     return bool(queues) and all(isinstance(queue, Signal) and queue.value >= 1 for queue in queues)
 
 
-def _total(readings: Sequence[Reading], ready: Sequence[Pod], now: float, max_age_seconds: float) -> Total:
+def _fresh(readings: Sequence[Reading], oldest: float) -> list[Signal]:
+    return [reading for reading in readings if type(reading) is Signal and reading.sampled_at >= oldest]
+
+
+def _total(readings: Sequence[Reading], ready: Sequence[Pod], now: float, oldest: float) -> Total:
     """Add up one signal of the ready pods, in their order."""
-    oldest = now - max_age_seconds
-    value, known, sampled_at = 0.0, 0, now
-    for reading in readings:
-        if type(reading) is Signal and reading.sampled_at >= oldest:
-            value += reading.value
-            known += 1
-            sampled_at = min(sampled_at, reading.sampled_at)
+    fresh = _fresh(readings, oldest)
     return Total(
-        value,
-        known,
-        sampled_at if known else 0.0,
-        "" if known == len(readings) else _missing(readings, ready, now, oldest),
+        value=sum([reading.value for reading in fresh]),
+        known=len(fresh),
+        sampled_at=min([reading.sampled_at for reading in fresh]) if fresh else 0.0,
+        missing="" if len(fresh) == len(readings) else _missing(readings, ready, now, oldest),
     )
 
 
 def _missing(readings: Sequence[Reading], ready: Sequence[Pod], now: float, oldest: float) -> str:
     """Return why the first pod that should have a value has none."""
     for pod, reading in zip(ready, readings, strict=True):
-        if pod.ready_at is None or now - pod.ready_at < FIRST_SIGNALS_SECONDS:
+        if not should_tell(pod, now):
             continue
         if isinstance(reading, Missing):
             return f"{pod.name}: {reading.why}"

@@ -11,7 +11,7 @@ is the load in replicas: exactly 1 where s = T, whatever c is.
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from modelfleet.decide.demand import FIRST_SIGNALS_SECONDS
+from modelfleet.decide.demand import should_tell
 from modelfleet.decide.snapshot import Pod, Signal
 
 LEAST_USABLE = 0.2
@@ -179,12 +179,8 @@ def sample(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Samp
             if rate >= LEAST_TOKENS_PER_SECOND:
                 telling.append((rate, seconds))
         elif not missing and tokens.value >= LEAST_TOKENS_PER_SECOND:
-            missing = f"{pod.name}: tokens, but no time between them" if _settled(pod, now) else ""
+            missing = f"{pod.name}: tokens, but no time between them" if should_tell(pod, now) else ""
     return Samples(busy, steps, tuple(telling), missing)
-
-
-def _settled(pod: Pod, now: float) -> bool:
-    return pod.ready_at is not None and now - pod.ready_at >= FIRST_SIGNALS_SECONDS
 
 
 def learn_pace(
@@ -216,7 +212,7 @@ def learn_pace(
         idle = _least(idle, [seconds for rate, seconds in telling if rate * seconds <= IDLE_SEQUENCES], elapsed_seconds)
         least = _least(least, [seconds for _, seconds in telling], elapsed_seconds)
         line = line.with_samples(telling, kept=max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS))
-    elif least is None:
+    if least is None:
         return pace
     done = max(0.0, finished_per_second * elapsed_seconds + (running_requests - running) / 2.0)
     kept = max(0.0, 1.0 - done / REQUESTS_REMEMBERED)
@@ -231,22 +227,18 @@ def learn_pace(
         running_requests,
         within,
         now,
-        _constant_seconds(idle, least, line) if within >= LEAST_WITHIN else _guess(least, limit_seconds),
+        _constant_seconds(idle, least, line)
+        if within >= LEAST_WITHIN
+        else min(LEAST_CONSTANT * least, (1.0 - PRIOR_USABLE) * limit_seconds),
     )
 
 
-def _constant_seconds(idle: float | None, least: float | None, line: Line) -> float | None:
-    if least is None:
-        return idle
+def _constant_seconds(idle: float | None, least: float, line: Line) -> float:
     most = least if idle is None else min(idle, least)
     fitted = line.constant_seconds()
     if fitted is not None:
         return min(most, max(LEAST_CONSTANT * least, fitted))
     return LEAST_CONSTANT * least if idle is None else most
-
-
-def _guess(least: float | None, limit_seconds: float) -> float | None:
-    return None if least is None else min(LEAST_CONSTANT * least, (1.0 - PRIOR_USABLE) * limit_seconds)
 
 
 def _least(known: float | None, samples: list[float], elapsed_seconds: float) -> float | None:
