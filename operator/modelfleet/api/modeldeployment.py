@@ -13,6 +13,10 @@ Seconds = Annotated[int, Field(ge=0, le=86_400)]
 Replicas = Annotated[int, Field(ge=1, le=1_000)]
 
 
+GRACE_MARGIN_SECONDS = 10
+"""What a pod's grace period has beyond its draining: the container still has to end."""
+
+
 class Mode(StrEnum):
     """What the operator may do with its own decision."""
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
-from modelfleet.api.modeldeployment import Mode, ModelDeploymentSpec
+from modelfleet.api.modeldeployment import GRACE_MARGIN_SECONDS, Mode, ModelDeploymentSpec
 from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, admit, share_allowance
 from modelfleet.decide.allocate import Ask, Replica, allocate
@@ -35,8 +35,6 @@ from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot,
 HOLD_OFF_SECONDS = 60.0
 """After giving back what it had borrowed, a tenant borrows nothing of that class for so long: a lender whose load
 comes and goes costs its borrowers one drain a minute at most."""
-GRACE_MARGIN_SECONDS = 10
-"""What a pod's grace period has beyond twice drainSeconds, the longest that stopping it may take."""
 
 
 def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
@@ -54,7 +52,7 @@ def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
     drafts = [_draft(observed, history.get(observed.key), snapshot) for observed in snapshot.deployments]
     if snapshot.tenants:
         tenants = {namespace: tenant for tenant in snapshot.tenants for namespace in tenant.namespaces}
-        drafts = _admit_to_tenants(drafts, tenants)
+        drafts = _admit_to_tenants(drafts, snapshot, tenants)
         allocation = _grant_to_tenants(drafts, snapshot, tenants)
     else:
         allocation = Allocation(granted=_grant(drafts, snapshot))
@@ -278,7 +276,7 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:
     return {key: would[key] if key in stays else count for key, count in granted.items()}
 
 
-def _admit_to_tenants(drafts: list[_Draft], tenants: Mapping[str, Tenant]) -> list[_Draft]:
+def _admit_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> list[_Draft]:
     """Share each tenant's token allowances among its deployments; a load that is unknown takes no part."""
     loads: dict[str, dict[Key, Load]] = {}
     for draft in drafts:
@@ -287,7 +285,7 @@ def _admit_to_tenants(drafts: list[_Draft], tenants: Mapping[str, Tenant]) -> li
             load = Load(draft.spec.model.name, max(0.0, draft.facts.load.tokens_per_second))
             loads.setdefault(tenant.name, {})[draft.observed.key] = load
     admissions: dict[Key, Admission] = {}
-    for tenant in {tenant.name: tenant for tenant in tenants.values()}.values():
+    for tenant in snapshot.tenants:
         if tenant.output_tokens_per_second is not None or tenant.model_output_tokens_per_second:
             admissions |= share_allowance(
                 loads.get(tenant.name, {}),

@@ -1,5 +1,6 @@
 """Step 9, explain: facts become words. Prose about a decision is written here and nowhere else."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal
@@ -155,7 +156,18 @@ def status(
             ),
             unblock=_clip(unblock(observed, decision), 512),
         ),
-        conditions=tuple(_condition(verdict, observed.generation, previous, at) for verdict in verdicts),
+        conditions=tuple(
+            condition(
+                verdict.type.value,
+                verdict.status,
+                verdict.reason,
+                verdict.message,
+                generation=observed.generation,
+                previous=previous.conditions if previous else (),
+                at=at,
+            )
+            for verdict in verdicts
+        ),
     )
 
 
@@ -296,17 +308,20 @@ def reclaim_note(reclaim: Reclaim) -> str:
     if reclaim.taker == reclaim.tenant:
         why = f"Tenant {reclaim.tenant} has more than its limit" if reclaim.tenant else "no Tenant has this namespace"
         return f"{reclaim.gpus} GPUs are given up, for {why}: {', '.join(reclaim.pods)} drain"
-    why = "wants its own back" if reclaim.of_its_own else "has less for its weight"
+    why = why_taken(of_its_own=reclaim.of_its_own)
     return f"{reclaim.gpus} borrowed GPUs go to {reclaim.taker}, which {why}: {', '.join(reclaim.pods)} drain"
+
+
+def why_taken(*, of_its_own: bool) -> str:
+    """Return what entitles a taker to what another had borrowed."""
+    return "wants its own back" if of_its_own else "has less for its weight"
 
 
 def _given_back(decision: Decision, spec: ModelDeploymentSpec) -> str:
     takers = sorted({reclaim.taker for reclaim in decision.reclaims})
     if not takers:
         return f"time: borrowed GPUs of class {spec.accelerator} were given back less than a minute ago"
-    why = (
-        "wants its own back" if all(reclaim.of_its_own for reclaim in decision.reclaims) else "has less for its weight"
-    )
+    why = why_taken(of_its_own=all(reclaim.of_its_own for reclaim in decision.reclaims))
     return f"GPUs of class {spec.accelerator} that others leave idle: {', '.join(takers)} {why}"
 
 
@@ -575,16 +590,24 @@ def _signal(name: str, total: Total, now: float) -> SignalStatus:
     )
 
 
-def _condition(verdict: Verdict, generation: int, previous: ModelDeploymentStatus | None, at: datetime) -> Condition:
-    before = next((old for old in previous.conditions if old.type == verdict.type), None) if previous else None
+def condition(
+    kind: str,
+    status: Truth,
+    reason: Reason,
+    message: str,
+    *,
+    generation: int,
+    previous: Iterable[Condition],
+    at: datetime,
+) -> Condition:
+    """Return a condition with its times: those of `previous` where its status is the same, else `at`."""
+    before = next((old for old in previous if old.type == kind), None)
     return Condition(
-        type=verdict.type.value,
-        status=verdict.status,
-        reason=verdict.reason.value,
-        message=verdict.message,
-        last_transition_time=before.last_transition_time
-        if before is not None and before.status == verdict.status
-        else at,
+        type=kind,
+        status=status,
+        reason=reason.value,
+        message=message,
+        last_transition_time=before.last_transition_time if before is not None and before.status == status else at,
         observed_generation=generation,
     )
 

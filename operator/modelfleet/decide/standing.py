@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modelfleet.api.conditions import Reason, TenantCondition
+from modelfleet.decide.explain import why_taken
 from modelfleet.decide.plan import Plan, StepName
 from modelfleet.decide.shares import Reclaim
 from modelfleet.decide.snapshot import Quota, Snapshot, Tenant
@@ -117,8 +118,7 @@ def judge_tenant(
         and row.used > row.quota.nominal_gpus + row.quota.borrowing_limit_gpus
     ]
     gives = [
-        f"{each.gpus} GPUs of {each.key} go to {each.taker}, which "
-        f"{'wants its own back' if each.of_its_own else 'has less for its weight'}"
+        f"{each.gpus} GPUs of {each.key} go to {each.taker}, which {why_taken(of_its_own=each.of_its_own)}"
         for each in reclaims
         if each.tenant == tenant.name != each.taker
     ]

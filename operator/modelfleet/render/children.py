@@ -22,7 +22,7 @@ from modelfleet.api.meta import (
     MODEL_ANNOTATION,
     Key,
 )
-from modelfleet.api.modeldeployment import ModelDeploymentSpec
+from modelfleet.api.modeldeployment import GRACE_MARGIN_SECONDS, ModelDeploymentSpec
 from modelfleet.engines.dialects import DIALECTS
 
 Manifest = dict[str, Any]
@@ -33,7 +33,6 @@ SERVICE_PORT = 80
 USER_ID = 1000
 PRE_STOP_SECONDS = 5
 """Between a pod's deletion and SIGTERM: time for every proxy to stop sending it new requests."""
-GRACE_MARGIN_SECONDS = 10
 STARTUP_PERIOD_SECONDS = 5
 PROGRESS_MARGIN_SECONDS = 60
 

@@ -6,9 +6,9 @@ from datetime import UTC, datetime
 import structlog
 
 from modelfleet.adapters.kubernetes import Conflict, Json, Kubernetes, KubernetesError, NotFound
-from modelfleet.api.conditions import Condition
 from modelfleet.api.meta import API_VERSION, FIELD_MANAGER
 from modelfleet.api.tenant import ClassUsage, TenantSpec, TenantStatus
+from modelfleet.decide.explain import condition
 from modelfleet.decide.plan import Plan
 from modelfleet.decide.shares import Reclaim
 from modelfleet.decide.snapshot import Snapshot
@@ -107,21 +107,7 @@ def _status(
     now: float,
 ) -> TenantStatus:
     at = datetime.fromtimestamp(int(now), UTC)
-    since = {c.type: (c.status, c.last_transition_time) for c in record.status.conditions} if record.status else {}
-    conditions = []
-    for verdict in verdicts:
-        truth = "True" if verdict.holds else "False"
-        was, changed_at = since.get(verdict.type, ("", at))
-        conditions.append(
-            Condition(
-                type=verdict.type,
-                status=truth,
-                reason=verdict.reason,
-                message=verdict.message[:MESSAGE_LENGTH],
-                last_transition_time=changed_at if was == truth else at,
-                observed_generation=record.generation,
-            )
-        )
+    before = record.status.conditions if record.status else ()
     return TenantStatus(
         observed_generation=record.generation,
         guaranteed=sum(row.guaranteed for row in rows),
@@ -143,7 +129,18 @@ def _status(
         ),
         namespaces=namespaces,
         updated_at=at,
-        conditions=tuple(conditions),
+        conditions=tuple(
+            condition(
+                verdict.type.value,
+                "True" if verdict.holds else "False",
+                verdict.reason,
+                verdict.message[:MESSAGE_LENGTH],
+                generation=record.generation,
+                previous=before,
+                at=at,
+            )
+            for verdict in verdicts
+        ),
     )
 
 
