@@ -100,9 +100,10 @@ def test_a_pod_that_is_gone_holds_nothing(mirror: Mirror) -> None:
         mirror.pods.upsert(item)
     mirror.pods.remove(ends)
 
-    (left,) = mirror.nodes_of(mirror.accelerators["h100"])  # type: ignore[arg-type]
+    h100 = mirror.classes()["h100"]
+    (left,) = mirror.nodes_of(h100)
     assert left == Node("x", 8, 8, 0)
-    assert mirror.held_by(("a",), mirror.accelerators["h100"]) == 0  # type: ignore[arg-type]
+    assert mirror.held_by(("a",), h100.resource_name, mirror.node_names_of(h100)) == 0
     assert mirror.requested["a", "nvidia.com/gpu"] == 0
 
 

@@ -252,17 +252,13 @@ class FleetLoop:
         return True
 
     def _fence(self, snapshot: Snapshot, plan: Plan) -> None:
-        resources = {
-            name: accelerator.resource_name
-            for name, accelerator in self._mirror.accelerators.items()
-            if isinstance(accelerator, AcceleratorClassSpec)
-        }
         bound = {namespace for tenant in snapshot.tenants for namespace in tenant.namespaces}
         for namespace, quota in self._mirror.quotas.items():
             if namespace not in bound:
                 self._background.start(("fence", quota.key), lambda q=quota: self._writer.unfence(q))  # type: ignore[misc]
         if not bound:
             return
+        resources = {name: accelerator.resource_name for name, accelerator in self._mirror.classes().items()}
         needed = Counter(self._mirror.requested)
         for observed in snapshot.deployments:
             spec = observed.spec

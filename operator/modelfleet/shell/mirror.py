@@ -200,6 +200,10 @@ class Mirror:
 
     # --- what a tick reads ----------------------------------------------------------------------
 
+    def classes(self) -> dict[str, AcceleratorClassSpec]:
+        """Return the AcceleratorClasses that can be read, by name."""
+        return {name: spec for name, spec in self.accelerators.items() if isinstance(spec, AcceleratorClassSpec)}
+
     def own_pods(self, key: Key) -> Iterator[PodRecord]:
         """Yield the pods that the deployment's own Deployment controls, whatever labels others carry."""
         child = self.children.get(("Deployment", key))
@@ -211,27 +215,32 @@ class Mirror:
 
     def nodes_of(self, accelerator: AcceleratorClassSpec) -> tuple[Node, ...]:
         """Return the usable nodes of a class with their free GPUs, by name."""
-        wanted = accelerator.node_selector.items()
         found = []
-        for node in self.nodes.rows.values():
+        for node in self._nodes_with(accelerator):
             total = dict(node.allocatable).get(accelerator.resource_name, 0)
-            if not node.usable or not total or not wanted <= node.labels.items():
+            if not node.usable or not total:
                 continue
             used = self._used[node.name, accelerator.resource_name]
             draining = self._draining[node.name, accelerator.resource_name]
             found.append(Node(node.name, max(0, total - used), total, draining))
         return tuple(sorted(found, key=lambda node: node.name))
 
-    def held_by(self, namespaces: Iterable[str], accelerator: AcceleratorClassSpec) -> int:
-        """Return the GPUs of a class that all pods of some namespaces hold, on whatever node that has its labels."""
-        wanted, resource = accelerator.node_selector.items(), accelerator.resource_name
-        nodes = {node.name for node in self.nodes.rows.values() if wanted <= node.labels.items()}
+    def node_names_of(self, accelerator: AcceleratorClassSpec) -> frozenset[str]:
+        """Return the nodes that have the labels of a class, usable or not."""
+        return frozenset(node.name for node in self._nodes_with(accelerator))
+
+    def held_by(self, namespaces: Iterable[str], resource: str, nodes: frozenset[str]) -> int:
+        """Return how much of a resource all pods of some namespaces hold on some nodes."""
         return sum(
             count
             for namespace in namespaces
             for (node, name), count in self._held.get(namespace, {}).items()
             if name == resource and node in nodes
         )
+
+    def _nodes_with(self, accelerator: AcceleratorClassSpec) -> Iterator[NodeRecord]:
+        wanted = accelerator.node_selector.items()
+        return (node for node in self.nodes.rows.values() if wanted <= node.labels.items())
 
     def foreign_autoscaler(self, key: Key) -> str:
         """Return the autoscaler that scales the same replicas, by either handle; empty when none does."""

@@ -3,7 +3,6 @@
 from collections.abc import Iterable, Mapping
 
 from modelfleet.adapters.source import SignalSource, Target
-from modelfleet.api.acceleratorclass import AcceleratorClassSpec
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
@@ -54,11 +53,7 @@ def observe(
         blocked: Deployments whose children cannot be applied, and why.
         unbound_may_borrow: The operator's setting of that name.
     """
-    nodes = {
-        name: mirror.nodes_of(accelerator)
-        for name, accelerator in mirror.accelerators.items()
-        if isinstance(accelerator, AcceleratorClassSpec)
-    }
+    nodes = {name: mirror.nodes_of(accelerator) for name, accelerator in mirror.classes().items()}
     largest = {name: max((node.allocatable_gpus for node in found), default=0) for name, found in nodes.items()}
     return Snapshot(
         taken_at=now,
@@ -86,13 +81,12 @@ def claims(tenants: Iterable[TenantRecord]) -> dict[str, str]:
 
 def _tenants(mirror: Mirror) -> tuple[Tenant, ...]:
     owner = claims(mirror.tenants.values())
-    classes = {
-        name: accelerator
-        for name, accelerator in mirror.accelerators.items()
-        if isinstance(accelerator, AcceleratorClassSpec)
+    places = {
+        name: (accelerator.resource_name, mirror.node_names_of(accelerator))
+        for name, accelerator in (mirror.classes().items() if owner else ())
     }
     return tuple(
-        _tenant(mirror, record.name, record.spec, owner, classes)
+        _tenant(mirror, record.name, record.spec, owner, places)
         for record in mirror.tenants.values()
         if isinstance(record.spec, TenantSpec) and not record.deleting
     )
@@ -103,7 +97,7 @@ def _tenant(
     name: str,
     spec: TenantSpec,
     owner: Mapping[str, str],
-    classes: Mapping[str, AcceleratorClassSpec],
+    places: Mapping[str, tuple[str, frozenset[str]]],
 ) -> Tenant:
     namespaces = tuple(namespace for namespace in spec.namespaces if owner[namespace] == name)
     allowances = spec.tokens_per_minute
@@ -120,7 +114,7 @@ def _tenant(
             )
             for quota in spec.quotas
         },
-        used_gpus={name: mirror.held_by(namespaces, accelerator) for name, accelerator in classes.items()},
+        used_gpus={name: mirror.held_by(namespaces, *place) for name, place in places.items()},
         output_tokens_per_second=allowances.output / 60
         if allowances is not None and allowances.output is not None
         else None,

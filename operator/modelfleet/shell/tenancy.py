@@ -15,7 +15,6 @@ from modelfleet.decide.snapshot import Snapshot
 from modelfleet.decide.standing import Standing, TenantVerdict, judge_claims, judge_tenant, one_word, standings
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
-from modelfleet.shell.observe import claims
 from modelfleet.shell.records import TenantRecord
 
 COUNTS_SECONDS = 10.0
@@ -42,7 +41,7 @@ class TenantReporter:
         now = snapshot.taken_at
         self._began_at = now if self._began_at is None else self._began_at
         self._draining = _still_draining(self._draining, snapshot, plan)
-        owner = claims(self._mirror.tenants.values())
+        owner = {namespace: tenant.name for tenant in snapshot.tenants for namespace in tenant.namespaces}
         rows = standings(snapshot, plan) if snapshot.tenants else {}
         for name in self._written_at.keys() - rows.keys():
             del self._written_at[name]
