@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from time import process_time
 
 from bench.figures import Against, Figure, percentile
@@ -61,14 +61,9 @@ def measure() -> Iterator[Figure]:
         Against("target", TARGET_MICROSECONDS),
     )
     asks, nodes = crowd()
-    rounds = []
-    for _ in range(9):
-        began = process_time()
-        allocate(asks, nodes)
-        rounds.append(process_time() - began)
     yield Figure(
         f"allocate: {ASKS:,} asks, GPUs for half of the growth",
-        percentile(rounds, 50) * 1e3,
+        _milliseconds(lambda: allocate(asks, nodes)),
         "ms",
         Against("target", TARGET_ALLOCATE_MILLISECONDS),
     )
@@ -78,14 +73,9 @@ def measure() -> Iterator[Figure]:
 def share() -> Iterator[Figure]:
     """Yield the CPU time of sharing two classes among many tenants, and of the obvious way for few."""
     asks, nodes, tenants = teams(TENANTS)
-    rounds = []
-    for _ in range(9):
-        began = process_time()
-        share_out(asks, nodes, tenants)
-        rounds.append(process_time() - began)
     yield Figure(
         f"allocate: {TENANTS:,} tenants x 2 classes, GPUs for half of the growth",
-        percentile(rounds, 50) * 1e3,
+        _milliseconds(lambda: share_out(asks, nodes, tenants)),
         "ms",
         Against("target", TARGET_ALLOCATE_MILLISECONDS),
     )
@@ -103,6 +93,16 @@ def share() -> Iterator[Figure]:
         "ms",
         Against("the obvious implementation", seconds * 1e3),
     )
+
+
+def _milliseconds(work: Callable[[], object]) -> float:
+    """Return the CPU time of a call, the median of nine."""
+    rounds = []
+    for _ in range(9):
+        began = process_time()
+        work()
+        rounds.append(process_time() - began)
+    return percentile(rounds, 50) * 1e3
 
 
 def teams(count: int) -> tuple[list[Ask], dict[str, tuple[Node, ...]], list[Tenant]]:

@@ -47,7 +47,6 @@ class Scenario:
         seconds: Of the shape; 0 for a trace.
         calibration: What a replica does.
         start_seconds: From a pod's creation to ready.
-        forecastable: Whether the load changes slower than a pod starts.
     """
 
     source: str | Shape
@@ -55,7 +54,6 @@ class Scenario:
     seconds: float
     calibration: str
     start_seconds: float
-    forecastable: bool
 
     def arrivals(self, traces: Path, seed: int) -> Sequence[Arrival]:
         """Return the requests."""
@@ -74,15 +72,15 @@ class Scenario:
 
 H8, H70, A8 = "llama-3.1-8b-h100", "llama-2-70b-h100-tp8", "llama-3-8b-a100"
 SCENARIOS = {
-    "diurnal, 70B": Scenario(Shape.DIURNAL, 20, 7200, H70, 110, True),
-    "diurnal, 8B on A100": Scenario(Shape.DIURNAL, 40, 3600, A8, 110, True),
-    "ramp, 70B": Scenario(Shape.RAMP, 20, 3600, H70, 110, True),
-    "AIBrix up and down x5, 70B": Scenario("aibrix/8min_up_and_down.csv", 5, 0, H70, 65, True),
-    "flat, 70B": Scenario(Shape.BURST, 10, 3600, H70, 110, False),
-    "flash crowd, 70B": Scenario(Shape.FLASH_CROWD, 20, 3600, H70, 110, False),
-    "on and off, 70B": Scenario(Shape.ON_OFF, 12, 3600, H70, 110, False),
-    "Azure code x2, 8B": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, H8, 110, False),
-    "Azure code x2, 8B on A100": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, A8, 65, False),
+    "diurnal, 70B": Scenario(Shape.DIURNAL, 20, 7200, H70, 110),
+    "diurnal, 8B on A100": Scenario(Shape.DIURNAL, 40, 3600, A8, 110),
+    "ramp, 70B": Scenario(Shape.RAMP, 20, 3600, H70, 110),
+    "AIBrix up and down x5, 70B": Scenario("aibrix/8min_up_and_down.csv", 5, 0, H70, 65),
+    "flat, 70B": Scenario(Shape.BURST, 10, 3600, H70, 110),
+    "flash crowd, 70B": Scenario(Shape.FLASH_CROWD, 20, 3600, H70, 110),
+    "on and off, 70B": Scenario(Shape.ON_OFF, 12, 3600, H70, 110),
+    "Azure code x2, 8B": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, H8, 110),
+    "Azure code x2, 8B on A100": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, A8, 65),
 }
 
 
