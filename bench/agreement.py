@@ -32,7 +32,7 @@ from modelfleet.simulate.world import Start, play
 from sandbox.engine.profile import PROFILE_ANNOTATION
 from sandbox.fleet import end, start_engines
 from sandbox.load.client import run_load
-from sandbox.load.report import Answer, Report
+from sandbox.load.report import Report
 
 TTFT_SECONDS, TPOT_SECONDS = 2.0, 0.05
 """What attainment is counted against: `modelfleet simulate`'s defaults."""
@@ -217,7 +217,7 @@ async def measure(*, quick: bool) -> list[Figure]:
 
 async def played_in_sandbox(here: Bare, load: Load) -> Played:
     """Send a load to its ready deployment and return what came of it."""
-    answers: list[Answer] = []
+    answers: list[Served] = []
     began = monotonic()
     report = await run_load(here.sandbox.kubeconfig, load.key, load.arrivals, on_answer=answers.append)
     pods = (*here.observer.gone.get(load.key, ()), *here.observer.pods[load.key].values())
@@ -230,7 +230,7 @@ async def played_in_sandbox(here: Bare, load: Load) -> Played:
 
 
 def run_of(
-    load: Load, began: float, pods: Sequence[PodSeen], scales: Sequence[ScaleSeen], answers: Sequence[Answer]
+    load: Load, began: float, pods: Sequence[PodSeen], scales: Sequence[ScaleSeen], answers: Sequence[Served]
 ) -> Run:
     """Return what was watched as the simulator's record of a run, which is then judged as any other.
 
@@ -252,10 +252,7 @@ def run_of(
         seconds=load.arrivals[-1].at_seconds,
         gpus_per_replica=load.gpus,
         pods=[(pod.first_seen_at - began, inf if pod.gone_at is None else pod.gone_at - began) for pod in pods],
-        served=[
-            Served(each.at_seconds, each.ttft_seconds, each.tpot_seconds)
-            for each in sorted(answers, key=lambda each: each.at_seconds)
-        ],
+        served=sorted(answers, key=lambda each: each.at_seconds),
         timeline=(),
         scales=changes,
     )

@@ -15,16 +15,17 @@ import aiohttp
 
 from modelfleet.api.meta import Key
 from modelfleet.simulate.arrivals import Arrival
+from modelfleet.simulate.score import Served
 from sandbox.engine.reflect import KubeApi
 from sandbox.load.pool import Endpoint, Pool, follow_deployment
-from sandbox.load.report import Answer, Progress, Report, Tally, Targets
+from sandbox.load.report import Progress, Report, Tally, Targets
 
 PROGRESS_SECONDS: Final = 1.0
 REFUSED_PAUSE_SECONDS: Final = 0.2
 """After every ready pod has refused: about the time in which readiness changes."""
 
 OnProgress = Callable[[Progress], None]
-OnAnswer = Callable[[Answer], None]
+OnAnswer = Callable[[Served], None]
 
 
 @dataclass(frozen=True)
@@ -135,8 +136,10 @@ class Generator:
             tally.fail(str(failure))
         finally:
             tally.in_flight -= 1
-        became = Answer(arrival.at_seconds, answer.ttft_seconds, answer.tpot_seconds if finished else None)
-        tally.in_target += became.meets(self._targets)
+        became = Served(arrival.at_seconds, answer.ttft_seconds, answer.tpot_seconds if finished else None)
+        tally.in_target += became.meets(
+            ttft_seconds=self._targets.ttft_seconds, tpot_seconds=self._targets.tpot_seconds
+        )
         if self._on_answer is not None:
             self._on_answer(became)
 

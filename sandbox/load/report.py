@@ -38,30 +38,6 @@ class Targets:
     tpot_seconds: float = 0.05
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
-    """What became of one request. Times are in seconds.
-
-    Attributes:
-        at_seconds: When it was due, from the start of the run.
-        ttft_seconds: From then to its first token, holding included; None when none came.
-        tpot_seconds: Mean time between its tokens; None when it failed, 0 for a single token.
-    """
-
-    at_seconds: float
-    ttft_seconds: float | None
-    tpot_seconds: float | None
-
-    def meets(self, targets: Targets) -> bool:
-        """Return whether it came whole and in time."""
-        return (
-            self.ttft_seconds is not None
-            and self.tpot_seconds is not None
-            and self.ttft_seconds <= targets.ttft_seconds
-            and self.tpot_seconds <= targets.tpot_seconds
-        )
-
-
 @dataclass(frozen=True)
 class Report:
     """A whole run.

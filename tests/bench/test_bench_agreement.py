@@ -9,8 +9,7 @@ import pytest
 from bench.agreement import Load, _peak, loads, run_of
 from bench.observer import PodSeen, ScaleSeen
 from modelfleet.simulate.arrivals import Arrival
-from modelfleet.simulate.score import score
-from sandbox.load.report import Answer
+from modelfleet.simulate.score import Served, score
 
 BEGAN = 1_000.0
 LOAD = Load(
@@ -52,9 +51,9 @@ def test_pods_add_up() -> None:
 
 def test_attainment_counts_what_failed_as_missed_whenever_its_answer_came() -> None:
     answers = [
-        Answer(100.0, 0.5, None),  # cut off after its first token
-        Answer(40.0, None, None),
-        Answer(0.0, 2.0, 0.05),
+        Served(100.0, 0.5, None),  # cut off after its first token
+        Served(40.0, None, None),
+        Served(0.0, 2.0, 0.05),
     ]
     run = run_of(LOAD, BEGAN, (), (), answers)
     judged = score(run, ttft_seconds=2.0, tpot_seconds=0.05)

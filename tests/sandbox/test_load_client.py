@@ -11,10 +11,11 @@ from dataclasses import asdict
 import pytest
 
 from modelfleet.simulate.arrivals import Arrival
+from modelfleet.simulate.score import Served
 from sandbox.engine.faults import Fault, FaultKind
 from sandbox.load.client import Generator, Patience
 from sandbox.load.pool import Endpoint, Pool
-from sandbox.load.report import Answer, Progress, Targets
+from sandbox.load.report import Progress, Targets
 from tests.sandbox.engines import MODEL, Running, StartEngine
 
 
@@ -43,38 +44,38 @@ async def test_it_counts_tokens_as_the_engine_does(start_engine: StartEngine) ->
 
 async def test_attainment_counts_each_request_by_its_first_token_and_its_mean_pace(start_engine: StartEngine) -> None:
     running = await start_engine(maxRunning=1, decodeBaseMs=20.0)
-    answers: list[Answer] = []
+    answers: list[Served] = []
     targets = Targets(ttft_seconds=0.25, tpot_seconds=0.035)
     # One at a time, 100 ms each: the fourth begins when 300 ms have passed.
     report = await Generator(pool_of(running), targets=targets, on_answer=answers.append).run(every(0.0, 4))
     assert len(answers) == 4
-    assert report.in_target == sum(answer.meets(targets) for answer in answers)
+    assert report.in_target == sum(answer.meets(**asdict(targets)) for answer in answers)
     assert answers[-1].ttft_seconds is not None and answers[-1].ttft_seconds > targets.ttft_seconds
     assert all(answer.tpot_seconds is not None for answer in answers)
     assert report.attainment == report.in_target / 4 < 1.0
 
 
 async def test_a_request_that_nobody_serves_misses_its_targets() -> None:
-    answers: list[Answer] = []
+    answers: list[Served] = []
     generator = Generator(Pool(), patience=Patience(hold_seconds=0.2), on_answer=answers.append)
     report = await generator.run(every(0.01, 3))
-    assert answers == [Answer(pytest.approx(0.01 * number), None, None) for number in range(3)]
+    assert answers == [Served(pytest.approx(0.01 * number), None, None) for number in range(3)]
     assert (report.in_target, report.attainment) == (0, 0.0)
 
 
 @pytest.mark.parametrize(
     ("answer", "met"),
     [
-        (Answer(0.0, 2.0, 0.05), True),
-        (Answer(0.0, 2.1, 0.01), False),
-        (Answer(0.0, 0.1, 0.051), False),
-        (Answer(0.0, 0.1, 0.0), True),  # a single token has no pace
-        (Answer(0.0, 0.1, None), False),  # cut off after its first token
-        (Answer(0.0, None, None), False),
+        (Served(0.0, 2.0, 0.05), True),
+        (Served(0.0, 2.1, 0.01), False),
+        (Served(0.0, 0.1, 0.051), False),
+        (Served(0.0, 0.1, 0.0), True),  # a single token has no pace
+        (Served(0.0, 0.1, None), False),  # cut off after its first token
+        (Served(0.0, None, None), False),
     ],
 )
-def test_an_answer_meets_both_targets_or_none(answer: Answer, met: bool) -> None:
-    assert answer.meets(Targets()) is met
+def test_an_answer_meets_both_targets_or_none(answer: Served, met: bool) -> None:
+    assert answer.meets(**asdict(Targets())) is met
 
 
 async def test_it_is_open_loop_against_a_slow_server(start_engine: StartEngine) -> None:

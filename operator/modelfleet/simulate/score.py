@@ -22,6 +22,15 @@ class Served:
     ttft_seconds: float | None
     tpot_seconds: float | None
 
+    def meets(self, *, ttft_seconds: float, tpot_seconds: float) -> bool:
+        """Return whether it came whole, and within both."""
+        return (
+            self.ttft_seconds is not None
+            and self.tpot_seconds is not None
+            and self.ttft_seconds <= ttft_seconds
+            and self.tpot_seconds <= tpot_seconds
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class Moment:
@@ -125,7 +134,7 @@ def score(
     until = run.seconds if ends is None else min(ends, run.seconds)
     # The last request comes at the run's very end.
     served = [each for each in run.served if begins <= each.at_seconds and (ends is None or each.at_seconds < until)]
-    met = sum(1 for each in served if _met(each, ttft_seconds, tpot_seconds))
+    met = sum(1 for each in served if each.meets(ttft_seconds=ttft_seconds, tpot_seconds=tpot_seconds))
     requests = len(served)
     signs = [1 if change > 0 else -1 for at, change in run.scales if begins <= at < until]
     reversals = sum(1 for before, after in pairwise(signs) if before != after)
@@ -148,15 +157,6 @@ def score(
         reversals_per_hour=reversals / hours if hours > 0 else 0.0,
         max_replicas=max((moment.pods for moment in run.timeline if begins <= moment.at_seconds < until), default=0),
         unfinished=sum(1 for each in served if each.tpot_seconds is None),
-    )
-
-
-def _met(each: Served, ttft_seconds: float, tpot_seconds: float) -> bool:
-    return (
-        each.ttft_seconds is not None
-        and each.tpot_seconds is not None
-        and each.ttft_seconds <= ttft_seconds
-        and each.tpot_seconds <= tpot_seconds
     )
 
 
