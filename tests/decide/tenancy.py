@@ -39,7 +39,7 @@ class Cluster:
     Attributes:
         start_seconds: From a pod's place on a node to ready.
         drain_seconds: From being told to go to being gone.
-        binds_seconds: How long a Deployment takes to show what it was told: pods made, pods terminating.
+        lag_seconds: How long a Deployment takes to show what it was told: pods made, pods terminating.
     """
 
     nodes: dict[str, int]
