@@ -182,6 +182,17 @@ def test_capacity_below_the_nominals_takes_from_nobody_within_nominal() -> None:
     assert cluster.held(a) + cluster.held(b) == 8
 
 
+def test_minimum_beyond_the_quota_names_the_quota() -> None:
+    """Two GPUs for a minimum of three: idle or busy, what the team can ask for is a larger quota."""
+    for busy in (0, 40):
+        made = deployment().behavior(UNDAMPED).bounds(3, 9).asks(2).pods(ready("a").queue(busy), ready("b"))
+        snapshot = fleet(made, gpus={"h100": nodes(6)}, tenants=(tenant("team-a", 2, borrowing=0, used=2),))
+        decision = decide(snapshot, {made.key: watched(made)}).decisions[made.key]
+
+        assert (decision.desired, decision.limited_by) == (2, Limit.TENANT_QUOTA)
+        assert "nominalQuota" in unblock(made.build(snapshot.taken_at), decision)
+
+
 def test_raw_pods_count_against_their_team() -> None:
     """4 GPUs of a team's own pods leave 4 of its nominal 8, and what others lend."""
     cluster = _two()

@@ -524,10 +524,15 @@ def _hands_off(draft: _Draft) -> Limit:
 
 
 def _binding(wanted: int, desired: int, steps: tuple[Step, ...], spec: ModelDeploymentSpec | None) -> Limit:
-    """Return what keeps desired from wanted: the bound it stands at, else the last limit that moved it."""
+    """Return what keeps desired from wanted: the bound it stands at, else the last limit that moved it.
+
+    Below minReplicas, which a quota alone can keep it, that is what people ask about, whatever the load calls for.
+    """
+    hands_off = steps[-1].name is StepName.MODE
+    if spec is not None and not hands_off and desired < spec.scaling.min_replicas and steps[-1].limited_by:
+        return steps[-1].limited_by
     if desired == wanted:
         return Limit.NONE
-    hands_off = steps[-1].name is StepName.MODE
     if spec is not None and not hands_off:
         if desired > wanted and desired == spec.scaling.min_replicas:
             return Limit.MIN_REPLICAS
