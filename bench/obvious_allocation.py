@@ -6,6 +6,7 @@ exact fractions, every combination of victims on every node.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from fractions import Fraction
@@ -51,7 +52,7 @@ def share_obviously(
         )
         one.run()
         outcome.granted.update(one.granted)
-        outcome.told.update(one.told)
+        outcome.told.update(one.told | one.preempted)
     return outcome
 
 
@@ -73,13 +74,17 @@ class _Sharing:
         self.gives: set[str] = set()
         self.lent: set[str] = set()
         self.waiting: set[Key] = set()
+        self.awaited: Counter[Key] = Counter()
+        self.homeless: Counter[Key] = Counter()
+        self.preempted: set[tuple[Key, str]] = set()
         self.going: set[tuple[Key, str]] = set()
         self.quota = {tenant.name: tenant.quotas.get(accelerator, Quota(0, 0, 0)) for tenant in tenants}
         self.cohort = {tenant.name: tenant.cohort for tenant in tenants} | {"": ""}
-        self.quota[""] = Quota(0, None if unbound_may_borrow else 0, 0)
+        self.quota[""] = Quota(0 if tenants else 10**15, None if unbound_may_borrow or not tenants else 0, None, 0)
         self.holds: dict[str, int] = {}
         self.stays: dict[str, int] = {}
         self.other: dict[str, int] = {}
+        self.opened: dict[str, int] = {}
         used = {tenant.name: tenant.used_gpus.get(accelerator, 0) for tenant in tenants} | {"": 0}
         for name in self.quota:
             held = sum(ask.held * ask.gpus for ask in asks if ask.tenant == name)
@@ -89,6 +94,7 @@ class _Sharing:
             self.holds[name] = max(used[name], held + on_nodes) + waits
             self.stays[name] = self.holds[name] - going
             self.other[name] = self.holds[name] - going - held
+            self.opened[name] = self.holds[name]
         for each in leaving:
             if each.told and each.node in self.draining:
                 self.draining[each.node] += each.gpus
@@ -150,7 +156,7 @@ class _Sharing:
 
     def take(self, gpus: int, free: dict[str, int] | None = None) -> bool:
         free = self.free if free is None else free
-        fits = [(have, name) for name, have in free.items() if have >= gpus]
+        fits = [(-have, name) for name, have in free.items() if have >= gpus]
         if not fits:
             return False
         free[min(fits)[1]] -= gpus
@@ -158,7 +164,7 @@ class _Sharing:
 
     def all_fit(self, wanted: list[Ask]) -> bool:
         free = dict(self.free)
-        if not all(self.take(ask.gpus, free) for ask in sorted(wanted, key=lambda ask: -ask.gpus)):
+        if not all(self.take(ask.gpus, free) for ask in sorted(wanted, key=lambda ask: ask.gpus)):
             return False
         self.free = free
         return True
@@ -187,7 +193,9 @@ class _Sharing:
                     break
                 self.tell(mine[:1])
         self.own()
-        self.lend()
+        unlendable = self.lend()
+        self.preempt()
+        self.even_out(unlendable)
 
     def own(self) -> None:
         planned = dict(self.granted)
@@ -210,8 +218,12 @@ class _Sharing:
             if not placed:
                 unplaced.append((order, ask))
         for order, ask in unplaced:
-            if not self.wait(ask) and not self.dig(ask) and order[0]:
+            if self.wait(ask) or self.dig(ask):
+                self.awaited[ask.key] += order[0]
+            elif order[0]:
                 self.holds[ask.tenant] -= ask.gpus
+            else:
+                self.homeless[ask.key] += 1
 
     def wait(self, ask: Ask) -> bool:
         opens = [
@@ -234,7 +246,7 @@ class _Sharing:
             return False
         return gpus <= self.nominal(ask.tenant) or (ask.may_borrow and ask.tenant not in self.gives)
 
-    def lend(self) -> None:
+    def lend(self) -> set[Key]:
         if not self.many_cohorts and not any(self.kept_back(name, self.holds[name]) for name in self.present):
             before, planned, wanted = dict(self.holds), dict(self.granted), []
             for name in self.present:
@@ -244,7 +256,7 @@ class _Sharing:
                     wanted.append(ask)
             if self.all_fit(wanted):
                 self.granted = planned
-                return
+                return set()
             self.holds = before
         out: set[Key] = set()
         unlendable: set[Key] = set()
@@ -267,7 +279,7 @@ class _Sharing:
                 self.lent.add(name)
             else:
                 out.add(ask.key)
-        self.even_out(unlendable)
+        return unlendable
 
     def borrower(self, name: str, planned: dict[Key, int], out: set[Key]) -> Ask | None:
         mine = [
@@ -292,12 +304,107 @@ class _Sharing:
             (self.share(ask.tenant, self.holds[ask.tenant] + ask.gpus), ask.tenant, ask.key, ask)
             for ask in self.asks
             if self.granted[ask.key] < ask.asked
-            and ask.key not in unlendable | self.waiting | {key for key, _ in self.told}
+            and ask.key not in unlendable | self.waiting | {key for key, _ in self.told | self.preempted}
             and self.may_borrow(ask, self.holds[ask.tenant] + ask.gpus)
         ]
         for share, _, _, ask in sorted(short, key=lambda each: each[:3]):
-            if share < most and not self.wait(ask) and self.dig(ask, share=share):
+            if share < most and not self.wait(ask) and not self.preempted and self.dig(ask, share=share):
                 return
+
+    # --- priorities of one tenant ---------------------------------------------------------------
+
+    def missing(self, ask: Ask) -> int:
+        return ask.asked - self.granted[ask.key] - self.awaited[ask.key] + self.homeless[ask.key]
+
+    def preempt(self) -> None:
+        growing = [ask for ask in self.asks if ask.asked > ask.held and ask.tenant not in self.gives]
+        for ask in sorted(growing, key=lambda ask: (ask.tenant, -ask.priority, ask.key)):
+            while self.missing(ask) and self.preempt_one(ask):
+                pass
+
+    def preempt_one(self, ask: Ask) -> bool:
+        if not any(r for one in self.asks if one.tenant == ask.tenant and one.priority < ask.priority for r in one.replicas):
+            return False
+        more = 0 if self.homeless[ask.key] else ask.gpus
+        leaves = self.opened[ask.tenant] - self.stays[ask.tenant]
+        if not (self.may_swap(ask, more, leaves) and self.wait(ask)):
+            holes = [
+                (max(v[1].priority for v in hole), len(hole), [v[0][1:] for v in hole], node, hole)
+                for node in self.free
+                if (hole := self.lower(node, ask))
+            ]
+            if not holes:
+                return False
+            *_, node, hole = min(holes, key=lambda one: one[:4])
+            freed = sum(victim[1].gpus for victim in hole)
+            after = self.holds[ask.tenant] + more - leaves - freed
+            nominal = self.nominal(ask.tenant)
+            if after > nominal and any(after - more + victim[1].gpus <= nominal for victim in hole):
+                return False
+            if not self.may_swap(ask, more, leaves + freed):
+                return False
+            for victim in hole:
+                self.preempted.add((victim[1].key, victim[2].pod))
+                self.stays[ask.tenant] -= victim[1].gpus
+                if victim[2].node in self.draining:
+                    self.draining[victim[2].node] += victim[1].gpus
+            for key in {victim[1].key for victim in hole}:
+                mine = next(one for one in self.asks if one.key == key)
+                gone = sum(1 for each, _ in self.preempted if each == key)
+                self.granted[key] = min(mine.held, mine.assured, mine.asked) - gone
+            self.set_aside(node, ask.gpus)
+            self.waiting.add(ask.key)
+        if more:
+            self.awaited[ask.key] += 1
+        else:
+            self.homeless[ask.key] -= 1
+        self.holds[ask.tenant] += more
+        return True
+
+    def may_swap(self, ask: Ask, more: int, freed: int) -> bool:
+        after = self.holds[ask.tenant] + more - freed
+        if after <= self.nominal(ask.tenant):
+            return True
+        if after > self.limit(ask.tenant) or not ask.may_borrow:
+            return False
+        return self.lendable(ask.tenant, more, freed)
+
+    def own_replicas(self, tenant: str) -> list[Victim]:
+        found = [
+            ((0, one.priority, r.ready, r.in_flight, one.key, r.pod), one, r)
+            for one in self.asks
+            if one.tenant == tenant
+            for r in one.replicas
+            if (one.key, r.pod) not in self.going | self.preempted
+        ]
+        return sorted(found, key=lambda victim: victim[0])
+
+    def lower(self, node: str, ask: Ask) -> list[Victim]:
+        """Return who of a lower priority gives a place on this node, the first that go first; nobody if none may."""
+        mine = self.own_replicas(ask.tenant)
+        need = ask.gpus - self.free[node] - self.draining[node]
+        chosen: list[Victim] = []
+
+        def with_unready(victims: list[Victim]) -> list[Victim]:
+            ready = {victim[1].key for victim in victims if victim[2].ready}
+            along = [v for v in mine if v[1].key in ready and not v[2].ready and v[2].node != node]
+            return sorted([*victims, *along], key=lambda victim: victim[0])
+
+        for victim in mine:
+            if victim[2].node != node or victim[1].priority >= ask.priority or need <= 0:
+                continue
+            left = sum(1 for one in mine if one[1].key == victim[1].key)
+            lost = sum(1 for one in with_unready([*chosen, victim]) if one[1].key == victim[1].key)
+            if left - lost >= victim[1].min_replicas:
+                chosen.append(victim)
+                need -= victim[1].gpus
+        if need > 0:
+            return []
+        for victim in list(reversed(chosen))[1:]:
+            if need + victim[1].gpus <= 0:
+                need += victim[1].gpus
+                chosen.remove(victim)
+        return with_unready(chosen)
 
     # --- taking back ----------------------------------------------------------------------------
 

@@ -1,13 +1,22 @@
-"""What holds for every allocation, whatever the asks and the nodes."""
+"""What holds for every allocation without tenants, whatever the asks and the nodes."""
+
+from collections.abc import Mapping
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from modelfleet.api.meta import Key
-from modelfleet.decide.allocate import Ask, allocate
+from modelfleet.decide.allocate import Ask
+from modelfleet.decide.shares import share_out
+from modelfleet.decide.snapshot import Node
 from tests.builders import nodes
 
 PROPERTIES = settings(settings.get_profile("properties"), max_examples=100)
+
+
+def allocate(asks: list[Ask], by_class: dict[str, tuple[Node, ...]]) -> Mapping[Key, int]:
+    """Share out what is one pool."""
+    return share_out(asks, by_class, ()).granted
 
 
 @st.composite

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import count
 from random import Random
 from typing import NamedTuple
 
@@ -34,8 +35,8 @@ class World(NamedTuple):
 
 def world(random: Random, *, sizes: tuple[int, ...] = (1, 2, 4, 8), plain: bool = False) -> World:
     """Make a world that a scheduler could have made: replicas are on nodes, and free is what they leave."""
-    count = random.randint(1, 3)
-    free = {f"n{number}": 8 for number in range(random.randint(0, count))}
+    nodes_in_all = random.randint(1, 3)
+    free = {f"n{number}": 8 for number in range(random.randint(0, nodes_in_all))}
     if random.random() < 0.2:
         free["small"] = 4
     total = dict(free)
@@ -77,6 +78,7 @@ def world(random: Random, *, sizes: tuple[int, ...] = (1, 2, 4, 8), plain: bool 
                 tenant=tenant,
                 replicas=tuple(sorted(replicas, key=lambda r: (r.ready, r.in_flight, r.pod))),
                 grace_seconds=30,
+                min_replicas=random.choice((0, 0, 1, 2)),
             )
         )
     for node, have in list(free.items()):
@@ -109,12 +111,20 @@ def world(random: Random, *, sizes: tuple[int, ...] = (1, 2, 4, 8), plain: bool 
     return World(asks, nodes, tenants, tuple(leaving))
 
 
+def _one_pool(made: World) -> World:
+    """Return the same without tenants."""
+    asks = [replace(ask, tenant="") for ask in made.asks]
+    return World(asks, made.nodes, (), tuple(replace(one, tenant="") for one in made.leaving))
+
+
 def test_sharing_equals_the_obvious_one() -> None:
     """1,500 random worlds are granted, and lose, what the rule says when it is read literally, in any order."""
     random = Random("tenants")
     reclaimed = 0
     for number in range(1_500):
         made = world(random)
+        if random.random() < 0.2:
+            made = _one_pool(made)
         borrow = random.random() < 0.9
         expected = share_obviously(
             made.asks, {CLASS: made.nodes}, made.tenants, leaving=made.leaving, unbound_may_borrow=borrow
@@ -217,10 +227,11 @@ def test_each_has_or_awaits_its_guarantee(made: World) -> None:
 def test_nobody_within_nominal_loses_a_replica(made: World) -> None:
     """Who gives had more than nominal, and keeps what its replicas fill within nominal as wholes."""
     shared = made.share()
-    for name in {reclaim.tenant for reclaim in shared.reclaims}:
+    taken = [reclaim for reclaim in shared.reclaims if reclaim.preemptor is None]
+    for name in {reclaim.tenant for reclaim in taken}:
         mine = [ask for ask in made.asks if ask.tenant == name]
         quota = _quota(made, name)
-        lost = sum(reclaim.gpus for reclaim in shared.reclaims if reclaim.tenant == name)
+        lost = sum(reclaim.gpus for reclaim in taken if reclaim.tenant == name)
         going = sum(max(0, min(ask.held, ask.assured) - ask.asked) * ask.gpus for ask in mine)
         held = sum(ask.held * ask.gpus for ask in mine)
         used = next((t.used_gpus.get(CLASS, 0) for t in made.tenants if t.name == name), 0)
@@ -230,6 +241,22 @@ def test_nobody_within_nominal_loses_a_replica(made: World) -> None:
 
         assert stays > quota.nominal_gpus
         assert stays - lost > quota.nominal_gpus - largest
+
+
+@PROPERTIES
+@given(made=worlds)
+def test_priority_takes_only_from_the_lower_ones_of_its_tenant(made: World) -> None:
+    """Who gives a place has a lower priority, the same tenant, and keeps its minReplicas."""
+    shared = made.share()
+    asks = {ask.key: ask for ask in made.asks}
+    for reclaim in shared.reclaims:
+        if reclaim.preemptor is not None:
+            giver, taker = asks[reclaim.key], asks[reclaim.preemptor]
+
+            assert giver.tenant == taker.tenant == reclaim.taker
+            assert giver.priority < taker.priority
+            assert shared.granted[giver.key] >= giver.min_replicas
+            assert taker.gpus <= max((node.allocatable_gpus for node in made.nodes), default=0)
 
 
 @PROPERTIES
@@ -274,28 +301,32 @@ def test_more_nominal_never_gives_less(made: World, data: st.DataObject) -> None
 
 
 def _applied(made: World, shared: Allocation) -> World:
-    """Let a decision become true: who is told to go is gone, and what was granted is where it fits tightest."""
-    free = {node.name: node.free_gpus + node.draining_gpus for node in made.nodes}
+    """Let a decision become true: what was granted is where a scheduler that spreads puts it, then who goes is gone."""
+    free = {node.name: node.free_gpus for node in made.nodes}
     used = {tenant.name: tenant.used_gpus.get(CLASS, 0) for tenant in made.tenants}
     told = {(reclaim.key, pod) for reclaim in shared.reclaims for pod in reclaim.pods}
     kept: dict[Key, list[Replica]] = {}
     for ask in made.asks:
         going = max(0, ask.held - len({pod for key, pod in told if key == ask.key}) - shared.granted[ask.key])
-        rest = [replica for replica in ask.replicas if (ask.key, replica.pod) not in told][going:]
-        kept[ask.key] = rest
-        for replica in set(ask.replicas) - set(rest):
+        kept[ask.key] = [replica for replica in ask.replicas if (ask.key, replica.pod) not in told][going:]
+    for ask in sorted(made.asks, key=lambda ask: -ask.gpus):
+        taken = {replica.pod for replica in ask.replicas}
+        names = (f"{ask.key.name}-{number}" for number in count() if f"{ask.key.name}-{number}" not in taken)
+        for _ in range(shared.granted[ask.key] - len(kept[ask.key])):
+            fits = sorted((-have, node) for node, have in free.items() if have >= ask.gpus)
+            if fits:
+                free[fits[0][1]] -= ask.gpus
+                kept[ask.key].append(Replica(next(names), fits[0][1]))
+                if ask.tenant:
+                    used[ask.tenant] += ask.gpus
+    for node in made.nodes:
+        free[node.name] += node.draining_gpus
+    for ask in made.asks:
+        for replica in set(ask.replicas) - set(kept[ask.key]):
             if replica.node in free:
                 free[replica.node] += ask.gpus
             if ask.tenant:
                 used[ask.tenant] -= ask.gpus
-    for ask in sorted(made.asks, key=lambda ask: -ask.gpus):
-        for number in range(shared.granted[ask.key] - len(kept[ask.key])):
-            fits = sorted((have, node) for node, have in free.items() if have >= ask.gpus)
-            if fits:
-                free[fits[0][1]] -= ask.gpus
-                kept[ask.key].append(Replica(f"{ask.key.name}-new-{number}", fits[0][1]))
-                if ask.tenant:
-                    used[ask.tenant] += ask.gpus
     asks = [
         replace(
             ask,

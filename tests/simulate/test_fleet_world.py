@@ -14,7 +14,7 @@ from modelfleet.simulate.arrivals import Arrival, Lengths
 from modelfleet.simulate.calibration import ReplicaModel, load_replica_model
 from modelfleet.simulate.fleet import FLEET, Deployed, Fleet, FleetJob, FleetOutcome, partition, play_fleet_job
 from modelfleet.simulate.ours import Governed, ModelfleetFleet
-from modelfleet.simulate.policy import Circumstances, Policy, Sample, Setting
+from modelfleet.simulate.policy import Asked, Circumstances, Policy, Sample, Setting
 from modelfleet.simulate.pool import Pool
 from modelfleet.simulate.registry import KINDS, OURS
 from modelfleet.simulate.score import Run
@@ -51,10 +51,11 @@ class Script:
 
     def observe(self, samples: Mapping[str, Sample], nodes: Mapping[str, tuple[Node, ...]]) -> None:
         at = next(iter(samples.values())).at
-        self.placed.append((at, {name: sum(pod.placed for pod in each.pods) for name, each in samples.items()}))
+        self.placed.append((at, {name: sum(bool(pod.node) for pod in each.pods) for name, each in samples.items()}))
 
-    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, int]:
-        return self._steps.pop(0)[1] if self._steps and self._steps[0][0] <= now else {}
+    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, Asked]:
+        counts = self._steps.pop(0)[1] if self._steps and self._steps[0][0] <= now else {}
+        return {name: Asked(count) for name, count in counts.items()}
 
 
 def at_once(run: Run) -> list[tuple[float, float]]:

@@ -88,6 +88,7 @@ class Limit(StrEnum):
     LENDING_LIMIT = "LendingLimit"
     RECLAIM = "WaitingForReclaim"
     RECLAIMED = "Reclaimed"
+    PREEMPTED = "Preempted"
     PAUSED = "Paused"
     RECOMMEND = "RecommendOnly"
     FOREIGN_AUTOSCALER = "ForeignAutoscaler"

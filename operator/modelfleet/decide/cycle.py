@@ -13,7 +13,7 @@ from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import GRACE_MARGIN_SECONDS, Mode, ModelDeploymentSpec
 from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, admit, share_allowance
-from modelfleet.decide.allocate import Ask, Replica, allocate
+from modelfleet.decide.allocate import Ask, Replica
 from modelfleet.decide.bounds import bounds
 from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
 from modelfleet.decide.demand import Demand, demand
@@ -34,7 +34,8 @@ from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot,
 
 HOLD_OFF_SECONDS = 60.0
 """After giving back what it had borrowed, a tenant borrows nothing of that class for so long: a lender whose load
-comes and goes costs its borrowers one drain a minute at most."""
+comes and goes costs its borrowers one drain a minute at most. What gave a place to a higher priority does not grow
+for as long, nor before its pods are gone: it would take the place that it gives."""
 
 
 def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
@@ -50,12 +51,9 @@ def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
         the next call. The same arguments give the same plan, in whatever order deployments are listed.
     """
     drafts = [_draft(observed, history.get(observed.key), snapshot) for observed in snapshot.deployments]
-    if snapshot.tenants:
-        tenants = {namespace: tenant for tenant in snapshot.tenants for namespace in tenant.namespaces}
-        drafts = _admit_to_tenants(drafts, snapshot, tenants)
-        allocation = _grant_to_tenants(drafts, snapshot, tenants)
-    else:
-        allocation = Allocation(granted=_grant(drafts, snapshot))
+    tenants = {namespace: tenant for tenant in snapshot.tenants for namespace in tenant.namespaces}
+    drafts = _admit_to_tenants(drafts, snapshot, tenants)
+    allocation = _grant(drafts, snapshot, tenants)
     reclaimed = _by_key(allocation.reclaims)
     closed = [_close(draft, allocation, reclaimed.get(draft.observed.key, ()), snapshot.taken_at) for draft in drafts]
     scales = [scale for _, scale, _ in closed if scale is not None]
@@ -264,18 +262,6 @@ def _recommend(
     return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted)
 
 
-def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:
-    """Grant GPUs to those that will be scaled; tell the others what they would get if they all were."""
-    asks = [_ask(draft) for draft in drafts if draft.spec is not None]
-    stays = {draft.observed.key: draft.current for draft in drafts if _hands_off(draft)}
-    real = [replace(ask, assured=stays[ask.key], asked=stays[ask.key]) if ask.key in stays else ask for ask in asks]
-    granted = allocate(real, snapshot.nodes)
-    if not stays:
-        return granted
-    would = allocate(asks, snapshot.nodes)
-    return {key: would[key] if key in stays else count for key, count in granted.items()}
-
-
 def _admit_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> list[_Draft]:
     """Share each tenant's token allowances among its deployments; a load that is unknown takes no part."""
     loads: dict[str, dict[Key, Load]] = {}
@@ -310,8 +296,8 @@ def _admit_less(draft: _Draft, admission: Admission) -> _Draft:
     return replace(draft, asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
 
 
-def _grant_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> Allocation:
-    """Share the GPUs among tenants; to those that are not scaled, tell what they would get if they all were."""
+def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> Allocation:
+    """Share the GPUs; to those that are not scaled, tell what they would get if they all were."""
     now = snapshot.taken_at
     resting = set()
     for draft in drafts:
@@ -322,7 +308,7 @@ def _grant_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping
     for draft in drafts:
         if draft.observed.spec is not None:
             tenant, surplus = _tenant_of(draft, tenants), _surplus(draft)
-            ask = _tenant_ask(draft, draft.observed.spec, tenant, surplus)
+            ask = _ask(draft, draft.observed.spec, tenant, surplus, now)
             asks.append(replace(ask, may_borrow=(tenant, ask.accelerator) not in resting))
             leaving += _leaving(draft, ask, surplus)
 
@@ -334,6 +320,9 @@ def _grant_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping
     stays = {draft.observed.key: draft for draft in drafts if _hands_off(draft)}
     real = share([_as_it_stays(ask, stays[ask.key]) if ask.key in stays else ask for ask in asks])
     real = _down_before_up(real, drafts, asks)
+    yielding = [draft.observed.key for draft in drafts if _yields(draft, now)]
+    if yielding:
+        real = replace(real, limits={**dict.fromkeys(yielding, Limit.PREEMPTED), **real.limits})
     if not stays:
         return real
     gives = {reclaim.key for reclaim in real.reclaims}
@@ -378,11 +367,13 @@ def _tenant_of(draft: _Draft, tenants: Mapping[str, Tenant]) -> str:
 
 
 def _as_it_stays(ask: Ask, draft: _Draft) -> Ask:
-    """Ask for what exists. A team's mode does not keep what is borrowed; another autoscaler would put it back."""
+    """Ask for what exists. A team's mode keeps it from its own priorities, and not what is borrowed; what another
+    autoscaler scales would be put back."""
     return replace(
         ask,
         assured=draft.current,
         asked=draft.current,
+        min_replicas=ask.held,
         replicas=() if draft.observed.foreign_autoscaler else ask.replicas,
     )
 
@@ -396,7 +387,15 @@ def _surplus(draft: _Draft) -> tuple[Pod, ...]:
     return (*(pod for pod in alive if pod.name in draft.memory.leaving), *going)[: len(alive) - draft.current]
 
 
-def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[Pod, ...]) -> Ask:
+def _yields(draft: _Draft, now: float) -> bool:
+    """Return whether it gives places to a higher priority: until its pods are gone, and for a while."""
+    at = draft.memory.yielded_at
+    if at is None:
+        return False
+    return now - at < HOLD_OFF_SECONDS or any(pod.terminating for pod in draft.observed.pods)
+
+
+def _ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[Pod, ...], now: float) -> Ask:
     stay = _in_order_of_going(pod for pod in draft.observed.pods if pod.node and pod not in surplus)
     told = any(pod.name in draft.memory.leaving for pod in surplus)
     return Ask(
@@ -407,10 +406,11 @@ def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: 
         held=len(stay),
         assured=max(draft.current, min(spec.scaling.min_replicas, draft.asked)) if draft.spec else draft.current,
         # One that grows while it is told to shrink would be told to shrink by less.
-        asked=min(draft.asked, draft.current) if told else draft.asked,
+        asked=min(draft.asked, draft.current) if told or _yields(draft, now) else draft.asked,
         tenant=tenant,
         replicas=tuple(Replica(pod.name, pod.node, pod.ready_at is not None, _in_flight(pod)) for pod in stay),
         grace_seconds=2 * spec.drain_seconds + GRACE_MARGIN_SECONDS,
+        min_replicas=spec.scaling.min_replicas,
     )
 
 
@@ -437,19 +437,6 @@ def _by_key(reclaims: tuple[Reclaim, ...]) -> dict[Key, tuple[Reclaim, ...]]:
     for reclaim in reclaims:
         found[reclaim.key] = (*found.get(reclaim.key, ()), reclaim)
     return found
-
-
-def _ask(draft: _Draft) -> Ask:
-    assert draft.spec is not None  # noqa: S101 - decide() filters; a programmer's error otherwise
-    return Ask(
-        key=draft.observed.key,
-        accelerator=draft.spec.accelerator,
-        gpus=draft.spec.gpus_per_replica,
-        priority=draft.spec.priority,
-        held=sum(1 for pod in draft.observed.pods if pod.node and not pod.terminating),
-        assured=max(draft.current, min(draft.spec.scaling.min_replicas, draft.asked)),
-        asked=draft.asked,
-    )
 
 
 def _close(
@@ -480,7 +467,7 @@ def _close(
     )
     told = tuple(pod for reclaim in reclaims for pod in reclaim.pods)
     if told or memory.leaving:
-        memory = _note_leaving(memory, observed, told, now, gave_back=any(r.taker != r.tenant for r in reclaims))
+        memory = _note_leaving(memory, observed, reclaims, now)
     change = desired - draft.current
     memory = memory._replace(
         desired=desired,
@@ -600,11 +587,13 @@ def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
     )
 
 
-def _note_leaving(memory: Memory, observed: Observed, told: tuple[str, ...], now: float, *, gave_back: bool) -> Memory:
+def _note_leaving(memory: Memory, observed: Observed, reclaims: tuple[Reclaim, ...], now: float) -> Memory:
     alive = {pod.name for pod in observed.pods if not pod.terminating}
+    told = [pod for reclaim in reclaims for pod in reclaim.pods]
     return memory._replace(
         leaving=tuple(name for name in dict.fromkeys((*memory.leaving, *told)) if name in alive),
-        gave_back_at=now if gave_back else memory.gave_back_at,
+        gave_back_at=now if any(each.taker != each.tenant for each in reclaims) else memory.gave_back_at,
+        yielded_at=now if any(each.preemptor for each in reclaims) else memory.yielded_at,
     )
 
 

@@ -38,6 +38,7 @@ REPORTED_LIMITS = frozenset(
         Limit.LENDING_LIMIT,
         Limit.RECLAIM,
         Limit.RECLAIMED,
+        Limit.PREEMPTED,
     }
 )
 """Limits that ScalingLimited names, as HPA's does; windows and modes are no limits but choices."""
@@ -263,6 +264,11 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
             return _returns(observed, decision)
         case Limit.RECLAIMED:
             return _given_back(decision, spec)
+        case Limit.PREEMPTED:
+            return (
+                f"GPUs of class {spec.accelerator} that no deployment of a higher spec.priority (now {spec.priority}) "
+                "wants; minReplicas is kept"
+            )
         case Limit.SCALE_UP_RATE if not behavior.scale_up.enabled:
             return "set spec.scaling.behavior.scaleUp.enabled to true"
         case Limit.SCALE_UP_RATE:
@@ -296,15 +302,22 @@ def _returns(observed: Observed, decision: Decision) -> str:
     """Name who gives back what is waited for: `2 GPUs of h100: team-b returns them in ≤250 s`."""
     accelerator = observed.spec.accelerator if observed.spec is not None else ""
     named = [
-        f"{wait.gpus} GPUs of {accelerator}: {wait.tenant or 'a namespace without a tenant'} returns them "
-        f"in ≤{wait.seconds} s"
+        f"{wait.gpus} GPUs of {accelerator}: {_returner(wait.tenant)} in ≤{wait.seconds} s"
         for wait in decision.waits
     ]
     return "; ".join(named) or f"GPUs of {accelerator} on a node where pods are terminating"
 
 
+def _returner(tenant: str | None) -> str:
+    if tenant is None:
+        return "replicas of its own team that drain return them"
+    return f"{tenant or 'a namespace without a tenant'} returns them"
+
+
 def reclaim_note(reclaim: Reclaim) -> str:
     """Return the note of the event that tells a team what it gives back, and to whom."""
+    if reclaim.preemptor is not None:
+        return f"{reclaim.gpus} GPUs go to {reclaim.preemptor}, of a higher priority: {', '.join(reclaim.pods)} drain"
     if reclaim.taker == reclaim.tenant:
         why = f"Tenant {reclaim.tenant} has more than its limit" if reclaim.tenant else "no Tenant has this namespace"
         return f"{reclaim.gpus} GPUs are given up, for {why}: {', '.join(reclaim.pods)} drain"
@@ -473,7 +486,8 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
             )
         case StepName.ALLOCATE if decision.reclaims:
             return "; ".join(
-                f"{reclaim.gpus} GPUs to {reclaim.taker}: {', '.join(reclaim.pods)}" for reclaim in decision.reclaims
+                f"{reclaim.gpus} GPUs to {reclaim.preemptor or reclaim.taker}: {', '.join(reclaim.pods)}"
+                for reclaim in decision.reclaims
             )
         case StepName.ALLOCATE if decision.waits:
             return _returns(observed, decision)

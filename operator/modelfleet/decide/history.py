@@ -63,8 +63,9 @@ class Memory(NamedTuple):
         ready_pods: UIDs of pods whose start is already counted.
         last_decided_at: When the last decision was made.
         last_scaled_at: When the replica count was last changed.
-        leaving: Names of pods that were told to go for another tenant and may still be there.
+        leaving: Names of pods that were told to go for somebody else and may still be there.
         gave_back_at: When it last gave back what it had borrowed.
+        yielded_at: When it last gave a place to a higher priority of its own tenant.
     """
 
     uid: str
@@ -84,3 +85,4 @@ class Memory(NamedTuple):
     last_scaled_at: float | None = None
     leaving: tuple[str, ...] = ()
     gave_back_at: float | None = None
+    yielded_at: float | None = None

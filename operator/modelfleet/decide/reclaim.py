@@ -26,9 +26,10 @@ class Account:
         stays: What its pods hold, less those that are going.
         other: What its pods hold that are no replicas of the operator's.
         grew: Whether it was lent something just now.
+        opened: What its pods held at first.
     """
 
-    __slots__ = ("cohort", "grew", "holds", "lending", "limit", "name", "nominal", "other", "stays", "weight")
+    __slots__ = ("cohort", "grew", "holds", "lending", "limit", "name", "nominal", "opened", "other", "stays", "weight")
 
     def __init__(
         self,
@@ -45,6 +46,11 @@ class Account:
         """Open it as seen."""
         self.name, self.cohort, self.nominal, self.limit, self.lending = name, cohort, nominal, limit, lending
         self.weight, self.holds, self.stays, self.other, self.grew = weight, holds, stays, other, False
+        self.opened = holds
+
+    def leaves(self) -> int:
+        """Return the GPUs of its pods that are going."""
+        return self.opened - self.stays
 
     def share(self, gpus: int) -> float:
         """Return its borrowed GPUs for its weight, had it so many. Exact: distinct fractions are distinct floats."""

@@ -6,9 +6,11 @@ Class by class, in this order:
 2. each tenant gets what it asks for within its nominal quota. What finds no free place waits for draining GPUs,
    and where those do not suffice, borrowed replicas are told to go (reclaim.py);
 3. what is left is lent, one replica at a time, to the tenant whose borrowed GPUs are fewest for its weight;
-4. one borrower that has too much for its weight gives a place to one that has too little.
+4. within each tenant, a lower priority gives places to a higher one that finds none (preempt.py);
+5. one borrower that has too much for its weight gives a place to one that has too little.
 
 Within a tenant, replicas that were asked for before come first, then the higher priority, then one each in turn.
+Without any Tenant all GPUs are one pool: everything is nominal of the namespaces without a tenant.
 """
 
 from collections import Counter
@@ -16,11 +18,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from heapq import heapify, heappop, heappush, heapreplace
 from operator import itemgetter
+from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
 from modelfleet.decide.allocate import Ask
 from modelfleet.decide.places import Places
+from modelfleet.decide.preempt import LowerPriorities, Preempted
 from modelfleet.decide.reclaim import Account, Borrowed, Victim
 from modelfleet.decide.snapshot import Node, Quota, Tenant
 
@@ -57,11 +61,11 @@ class Wait:
     """GPUs that somebody gives back.
 
     Attributes:
-        tenant: Who; empty for namespaces without a tenant.
+        tenant: Who; empty for namespaces without a tenant, None for the tenant itself.
         seconds: Longest time until they are free.
     """
 
-    tenant: str
+    tenant: str | None
     gpus: int
     seconds: int
 
@@ -74,8 +78,9 @@ class Reclaim:
         key: The deployment, and `tenant` whose it is.
         pods: The replicas to drain.
         gpus: GPUs of all of them.
-        taker: The tenant that gets them; the tenant itself when it is over its own limit.
+        taker: The tenant that gets them; the tenant itself when it is over its own limit, or by priority.
         of_its_own: Whether the taker takes back its own, and does not merely share what is idle.
+        preemptor: Its deployment of a higher priority that gets them.
     """
 
     key: Key
@@ -84,6 +89,7 @@ class Reclaim:
     gpus: int
     taker: str
     of_its_own: bool
+    preemptor: Key | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,11 +160,11 @@ def share_out(
 
 
 def _by_tenant(waits: list[Wait]) -> tuple[Wait, ...]:
-    gpus, seconds = Counter[str](), dict[str, int]()
+    gpus, seconds = Counter[str | None](), dict[str | None, int]()
     for wait in waits:
         gpus[wait.tenant] += wait.gpus
         seconds[wait.tenant] = max(wait.seconds, seconds.get(wait.tenant, 0))
-    return tuple(Wait(tenant, gpus[tenant], seconds[tenant]) for tenant in sorted(gpus))
+    return tuple(Wait(tenant, gpus[tenant], seconds[tenant]) for tenant in sorted(gpus, key=str))
 
 
 Turn = tuple[bool, int, int, Key, Ask]
@@ -169,6 +175,14 @@ Lead = tuple[bool, float]
 """Who borrows before whom: those that wait for an assured replica, then who has borrowed least for its weight."""
 Want = tuple[bool, float, str, int, Ask]
 """One replica within nominal: assured ones first, then the least part of nominal in use; ties by name, then turn."""
+
+
+class _Why(NamedTuple):
+    """For whom a replica goes."""
+
+    taker: str
+    of_its_own: bool
+    preemptor: Key | None
 
 
 _first = itemgetter(0)
@@ -193,16 +207,23 @@ class _Class:
         self.waits: dict[Key, list[Wait]] = {}
         self._asks = asks
         self._places = places
+        self._of_tenant: dict[str, list[Ask]] = {}
         self._growing: dict[str, list[Ask]] = {}
         self._shrinking: list[Ask] = []
         self._told: dict[str, list[Wait]] = {}
-        self._taken: dict[Key, list[tuple[Victim, str, bool]]] = {}
+        self._taken: dict[Key, list[tuple[str, _Why]]] = {}
+        self._waiting: Counter[Key] = Counter()
+        """Replicas that are not granted and wait for a place that opens."""
+        self._homeless: Counter[Key] = Counter()
+        """Replicas that are granted whatever is free, and have neither."""
+        self._preempted = False
         self._gives: set[str] = set()
         self._borrowed: Borrowed | None = None
         held: dict[str, int] = {}
         for ask in asks:
             name, has, asked = ask.tenant, ask.held, ask.asked
             held[name] = held.get(name, 0) + has * ask.gpus
+            self._of_tenant.setdefault(name, []).append(ask)
             if asked > has:
                 granted[ask.key] = has
                 self._growing.setdefault(name, []).append(ask)
@@ -277,8 +298,9 @@ class _Class:
                 cohorts.add(tenant.cohort)
         if UNBOUND in held or UNBOUND in going:
             mine, leaves = held.get(UNBOUND, 0), going.get(UNBOUND, 0)
-            limit = UNLIMITED if unbound_may_borrow else 0
-            accounts[UNBOUND] = Account(UNBOUND, "", 0, limit, 0, 0, mine + leaves, mine, 0)
+            limit = UNLIMITED if unbound_may_borrow or not tenants else 0
+            nominal = 0 if tenants else UNLIMITED
+            accounts[UNBOUND] = Account(UNBOUND, "", nominal, limit, nominal, 0, mine + leaves, mine, 0)
             in_use += mine + leaves
             cohorts.add("")
         self._many_cohorts = len(cohorts) > 1
@@ -295,13 +317,14 @@ class _Class:
                 if replica.node in number_of:
                     self._places.draining[number_of[replica.node]] += ask.gpus
 
-    # --- the four steps -------------------------------------------------------------------------
+    # --- the five steps -------------------------------------------------------------------------
 
     def share_out(self) -> None:
-        """Take the four steps."""
+        """Take the five steps."""
         self._end_excess()
         self._give_own()
         self._lend()
+        self._preempt()
         self._even_out()
 
     def _end_excess(self) -> None:
@@ -330,11 +353,14 @@ class _Class:
             self._place_own()
 
     def _all_fit(self, sizes: Mapping[int, int]) -> bool:
-        """Take a place for each replica, the largest first; leave all as it was when one finds none."""
+        """Take a place for each replica; leave all as it was when one finds none.
+
+        The smallest first: nobody knows in which order the scheduler comes to them, and this leaves the least room.
+        """
         if sum(size * count for size, count in sizes.items()) > self._places.total_free:
             return False
         kept = self._places.copy()
-        for size in sorted(sizes, reverse=True):
+        for size in sorted(sizes):
             if self._places.take(size, sizes[size]) < sizes[size]:
                 self._places.restore(kept)
                 return False
@@ -368,9 +394,13 @@ class _Class:
             if ask.gpus < hopeless and not self._wait_for_own(ask):
                 # What frees a place only shrinks: where this one finds none, no larger one will.
                 hopeless = ask.gpus
-            if ask.gpus >= hopeless and later:
+            if ask.gpus < hopeless:
+                self._waiting[ask.key] += later
+            elif later:
                 # It will have no place: what it would have had of nominal is for the tenant's other replicas.
                 self._accounts[ask.tenant].holds -= ask.gpus
+            else:
+                self._homeless[ask.key] += 1
 
     def _wait_for_own(self, ask: Ask) -> bool:
         """Set a place aside that opens, or open one; return whether there is one."""
@@ -506,6 +536,64 @@ class _Class:
             heappop(queue)
         return False
 
+    def _preempt(self) -> None:
+        """Let the lower priorities of each tenant give places to the higher ones that found none."""
+        for name, asks in sorted(self._growing.items()):
+            lowest = min([ask.priority for ask in self._of_tenant[name] if ask.replicas], default=None)
+            if lowest is None or name in self._gives:
+                continue
+            short = [ask for ask in asks if ask.priority > lowest and self._missing(ask)]
+            if not short:
+                continue
+            lower = LowerPriorities(self._of_tenant[name], self._places, self._going())
+            for ask in sorted(short, key=_by_priority):
+                while self._missing(ask) and self._preempt_for(ask, self._accounts[name], lower):
+                    pass
+
+    def _preempt_for(self, ask: Ask, account: Account, lower: LowerPriorities) -> bool:
+        """Let one replica wait for a place that drains already, else for one that lower priorities give.
+
+        Returns:
+            Whether it waits. What goes counts for the tenant until it is gone: its limit holds for what is then.
+        """
+        more = 0 if self._homeless[ask.key] else ask.gpus
+        number = self._places.draining_place(ask.gpus)
+        if number is None or not self._may_have(account, ask, more, freed=account.leaves()):
+            hole = lower.dig(ask.gpus, priority=ask.priority)
+            if hole is None:
+                return False
+            number, victims = hole
+            freed = sum([victim.ask.gpus for victim in victims])
+            after = account.holds + more - account.leaves() - freed
+            smallest = min([victim.ask.gpus for victim in victims])
+            if after > account.nominal and after - more + smallest <= account.nominal:
+                return False  # what is within nominal is not given for what would be borrowed
+            if not self._may_have(account, ask, more, freed=account.leaves() + freed):
+                return False
+            lower.take(victims)
+            account.stays -= freed
+            self._preempted = True
+            for victim in victims:
+                self._note_taken(victim, Limit.PREEMPTED, taker=ask.tenant, preemptor=ask.key)
+        if more:
+            self._waiting[ask.key] += 1
+        else:
+            self._homeless[ask.key] -= 1
+        account.holds += more
+        self._wait_at(number, ask)
+        return True
+
+    def _may_have(self, account: Account, ask: Ask, more: int, *, freed: int) -> bool:
+        """Return whether a tenant may hold so many more GPUs once those that go are gone."""
+        after = account.holds + more - freed
+        if after > self._bound(account, ask):
+            return False
+        return after <= account.nominal or not self._guarded or self._lendable(account, more, freed=freed)
+
+    def _missing(self, ask: Ask) -> int:
+        """Return the replicas that neither have a place nor wait for one that opens."""
+        return ask.asked - self.granted[ask.key] - self._waiting[ask.key] + self._homeless[ask.key]
+
     def _even_out(self) -> None:
         """Let one borrower with too much for its weight give a place to one with too little; note who is limited."""
         most = max([account.share(account.stays) for account in self._accounts.values() if not account.grew], default=0)
@@ -529,7 +617,7 @@ class _Class:
             number = self._places.draining_place(ask.gpus)
             if number is not None:
                 self._wait_at(number, ask)
-            elif ask.gpus < hopeless.get(account.cohort, UNLIMITED):
+            elif ask.gpus < hopeless.get(account.cohort, UNLIMITED) and not self._preempted:
                 hole = self._reclaimable().dig_fairly(ask.gpus, cohort=account.cohort, share=share)
                 if hole is None:
                     # Who comes later has more already, and may take less from the others.
@@ -581,22 +669,35 @@ class _Class:
 
     def _reclaimable(self) -> Borrowed:
         if self._borrowed is None:
-            going = {
-                (ask.key.namespace, replica.pod) for ask in self._shrinking for replica in ask.replicas[: _shrinks(ask)]
-            }
-            self._borrowed = Borrowed(self._asks, self._accounts, self._places, going)
+            self._borrowed = Borrowed(self._asks, self._accounts, self._places, self._going())
         return self._borrowed
+
+    def _going(self) -> set[tuple[str, str]]:
+        """Return namespace and name of the pods that a lower count gives up."""
+        return {(ask.key.namespace, replica.pod) for ask in self._shrinking for replica in ask.replicas[: _shrinks(ask)]}
 
     def _take_back(self, victims: tuple[Victim, ...], *, taker: str, of_its_own: bool) -> None:
         self._reclaimable().take(victims)
         for victim in victims:
-            ask = victim.ask
-            self._gives.add(ask.tenant)
-            taken = self._taken.setdefault(ask.key, [])
-            taken.append((victim, taker, of_its_own))
-            self.granted[ask.key] = min(ask.held, ask.assured, ask.asked) - len(taken)
-            self.limits[ask.key] = Limit.TENANT_QUOTA if taker == ask.tenant else Limit.RECLAIMED
-            self._told.setdefault(victim.replica.node, []).append(Wait(ask.tenant, ask.gpus, ask.grace_seconds))
+            self._gives.add(victim.ask.tenant)
+            limit = Limit.TENANT_QUOTA if taker == victim.ask.tenant else Limit.RECLAIMED
+            self._note_taken(victim, limit, taker=taker, of_its_own=of_its_own)
+
+    def _note_taken(
+        self,
+        victim: Victim | Preempted,
+        limit: Limit,
+        *,
+        taker: str,
+        of_its_own: bool = False,
+        preemptor: Key | None = None,
+    ) -> None:
+        ask = victim.ask
+        taken = self._taken.setdefault(ask.key, [])
+        taken.append((victim.replica.pod, _Why(taker, of_its_own, preemptor)))
+        self.granted[ask.key] = min(ask.held, ask.assured, ask.asked) - len(taken)
+        self.limits[ask.key] = limit
+        self._told.setdefault(victim.replica.node, []).append(Wait(ask.tenant, ask.gpus, ask.grace_seconds))
 
     def _wait_at(self, number: int, ask: Ask) -> None:
         """Set the place aside, and note who gives it back."""
@@ -606,23 +707,25 @@ class _Class:
         while drained > 0 and told:
             wait = told.pop()
             gpus = min(drained, wait.gpus)
-            waits.append(Wait(wait.tenant, gpus, wait.seconds))
+            waits.append(Wait(None if wait.tenant == ask.tenant else wait.tenant, gpus, wait.seconds))
             if wait.gpus > gpus:
                 told.append(Wait(wait.tenant, wait.gpus - gpus, wait.seconds))
             drained -= gpus
 
     def reclaims(self) -> Iterator[Reclaim]:
         """Yield what each deployment gives up, and for whom."""
+        asks = {ask.key: ask for ask in self._asks if ask.key in self._taken}
         for key, taken in self._taken.items():
-            for taker, of_its_own in sorted({(taker, of_its_own) for _, taker, of_its_own in taken}):
-                victims = [victim for victim, *why in taken if why == [taker, of_its_own]]
+            for why in sorted({why for _, why in taken}, key=str):
+                pods = sorted(pod for pod, its in taken if its == why)
                 yield Reclaim(
                     key=key,
-                    tenant=victims[0].account.name,
-                    pods=tuple(sorted(victim.replica.pod for victim in victims)),
-                    gpus=sum(victim.ask.gpus for victim in victims),
-                    taker=taker,
-                    of_its_own=of_its_own,
+                    tenant=asks[key].tenant,
+                    pods=tuple(pods),
+                    gpus=len(pods) * asks[key].gpus,
+                    taker=why.taker,
+                    of_its_own=why.of_its_own,
+                    preemptor=why.preemptor,
                 )
 
 
@@ -659,10 +762,10 @@ def _in_order(mine: list[tuple[Ask, int]]) -> list[tuple[bool, Ask]]:
         [(ask, more)] = mine
         return [(ask.held + turn >= ask.assured, ask) for turn in range(more)]
     turns = [_turn(ask, ask.held + turn) for ask, more in mine for turn in range(more)]
-    return [(later, ask) for later, _, _, _, ask in sorted(turns, key=_of_tenant)]
+    return [(later, ask) for later, _, _, _, ask in sorted(turns, key=_before_others)]
 
 
-def _of_tenant(turn: Turn) -> tuple[bool, int, int, Key]:
+def _before_others(turn: Turn) -> tuple[bool, int, int, Key]:
     return turn[:4]
 
 
@@ -677,6 +780,10 @@ def _in_turn(want: Want) -> tuple[bool, float, str, int]:
 
 def _of_borrower(short: tuple[float, str, Key, Ask]) -> tuple[float, str, Key]:
     return short[:3]
+
+
+def _by_priority(ask: Ask) -> tuple[int, Key]:
+    return -ask.priority, ask.key
 
 
 def _name(account: Account) -> str:

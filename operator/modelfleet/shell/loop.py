@@ -247,7 +247,14 @@ class FleetLoop:
         await self._recorder.record(Event(scale.key, record.uid, weight, reason, "Scale", note))
         for reclaim in decision.reclaims:
             await self._recorder.record(
-                Event(scale.key, record.uid, "Normal", "Reclaimed", "Scale", reclaim_note(reclaim))
+                Event(
+                    scale.key,
+                    record.uid,
+                    "Normal",
+                    "Preempted" if reclaim.preemptor else "Reclaimed",
+                    "Scale",
+                    reclaim_note(reclaim),
+                )
             )
         return True
 

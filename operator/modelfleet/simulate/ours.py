@@ -15,7 +15,7 @@ from modelfleet.decide.cycle import decide
 from modelfleet.decide.history import Memory
 from modelfleet.decide.snapshot import Child, Node, Observed, Pod, PodSignals, Signal, Snapshot
 from modelfleet.engines.dialects import DIALECTS
-from modelfleet.simulate.policy import Circumstances, Kind, PodSample, Sample, Setting
+from modelfleet.simulate.policy import Asked, Circumstances, Kind, PodSample, Sample, Setting
 
 TICK_SECONDS = 1.0
 PRIOR_OUTPUT_TOKENS_PER_SECOND_PER_GPU = 1200
@@ -69,7 +69,7 @@ class ModelfleetFleet:
         for key, watched in self._watched.items():
             watched.observe(samples[key.name])
 
-    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, int]:
+    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, Asked]:
         """Decide as the operator does; what shrinks is written first."""
         plan = decide(
             Snapshot(
@@ -93,7 +93,7 @@ class ModelfleetFleet:
             self._history,
         )
         self._history = dict(plan.history)
-        return {scale.key.name: scale.replicas for scale in plan.scales}
+        return {scale.key.name: Asked(scale.replicas, scale.victims) for scale in plan.scales}
 
     def _look_on_idle(self, first: Mapping[str, Sample]) -> None:
         """Decide about the first replicas while nothing has come yet."""
@@ -123,7 +123,7 @@ class Modelfleet:
 
     def decide(self, now: float, current: int) -> int:
         """Decide as the operator does."""
-        return self._fleet.decide(now, {MODEL: current}).get(MODEL, current)
+        return self._fleet.decide(now, {MODEL: current}).get(MODEL, Asked(current)).replicas
 
 
 class _Watched:
@@ -151,12 +151,20 @@ class _Watched:
     def observe(self, sample: Sample) -> None:
         alive = {pod.uid for pod in sample.pods}
         self._windows = {uid: windows for uid, windows in self._windows.items() if uid in alive}
-        self.pods = tuple(self._pod(pod, sample.at) for pod in sample.pods)
+        self.pods = (
+            *(self._pod(pod, sample.at) for pod in sample.pods),
+            *(
+                Pod(name=uid, uid=uid, created_at=sample.at, ready_at=None, node=node, terminating=True)
+                for uid, node in sample.terminating
+            ),
+        )
 
     def _pod(self, pod: PodSample, at: float) -> Pod:
         if pod.ready_at is None:
-            node, trouble = ("node", "") if pod.placed else ("", "no node has GPUs enough")
-            return Pod(name=pod.uid, uid=pod.uid, created_at=pod.created_at, ready_at=None, node=node, trouble=trouble)
+            trouble = "" if pod.node else "no node has GPUs enough"
+            return Pod(
+                name=pod.uid, uid=pod.uid, created_at=pod.created_at, ready_at=None, node=pod.node, trouble=trouble
+            )
         windows = self._windows.get(pod.uid)
         if windows is None:
             windows = self._windows[pod.uid] = (
@@ -174,7 +182,7 @@ class _Watched:
             uid=pod.uid,
             created_at=pod.created_at,
             ready_at=pod.ready_at,
-            node="node",
+            node=pod.node,
             signals=PodSignals(
                 queued_requests=Signal(float(pod.queued_requests), at),
                 running_requests=Signal(float(pod.running_requests), at),

@@ -7,7 +7,7 @@ except the oracle, which is handed the trace.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from modelfleet.decide.snapshot import Node
 from modelfleet.simulate.arrivals import Arrival
@@ -34,7 +34,7 @@ class PodSample:
         first_tokens: How many had theirs (the histogram's count).
         inter_token_seconds_sum: Sum of the gaps between tokens (a histogram's sum).
         inter_tokens: Number of those gaps (its count).
-        placed: Whether it has its GPUs; until then it is Pending.
+        node: Whose GPUs it has; empty while it is Pending.
     """
 
     uid: str
@@ -52,7 +52,7 @@ class PodSample:
     first_tokens: int
     inter_token_seconds_sum: float
     inter_tokens: int
-    placed: bool = True
+    node: str = "node"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +66,7 @@ class Sample:
         arrived_prompt_tokens: Their prompt tokens (a counter).
         active_requests: Requests that arrived and are not finished, wherever they are: what a proxy sees.
         held_requests: Those of them that wait at the gateway because no pod is ready.
+        terminating: UIDs of pods that were scaled away and still finish what they have, with their nodes.
     """
 
     at: float
@@ -74,6 +75,19 @@ class Sample:
     arrived_prompt_tokens: int
     active_requests: int
     held_requests: int
+    terminating: tuple[tuple[str, str], ...] = ()
+
+
+class Asked(NamedTuple):
+    """What one deployment of a fleet is asked for.
+
+    Attributes:
+        replicas: How many.
+        first: UIDs of the pods that go first when that is fewer; after them the idlest.
+    """
+
+    replicas: int
+    first: tuple[str, ...] = ()
 
 
 class Policy(Protocol):
@@ -111,7 +125,7 @@ class FleetPolicy(Protocol):
     def observe(self, samples: Mapping[str, Sample], nodes: Mapping[str, tuple[Node, ...]]) -> None:
         """Take a look at the signals, and at the nodes' free GPUs by accelerator class."""
 
-    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, int]:
+    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, Asked]:
         """Return the replicas to ask for, in the order to write them; who is left out keeps its count.
 
         Args:

@@ -14,6 +14,7 @@ class Pool:
             accelerator: {node.name: node.allocatable_gpus for node in its} for accelerator, its in nodes.items()
         }
         self._free = {accelerator: {node.name: node.free_gpus for node in its} for accelerator, its in nodes.items()}
+        self._draining = {accelerator: dict.fromkeys(its, 0) for accelerator, its in self._free.items()}
 
     def take(self, accelerator: str, gpus: int) -> str:
         """Take GPUs from the node that has the most free, as kube-scheduler's default profile spreads pods.
@@ -28,13 +29,21 @@ class Pool:
         free[chosen] -= gpus
         return chosen
 
+    def drain(self, accelerator: str, node: str, gpus: int) -> None:
+        """Note that GPUs which were taken will be given back."""
+        self._draining[accelerator][node] += gpus
+
     def give_back(self, accelerator: str, node: str, gpus: int) -> None:
-        """Free GPUs that were taken."""
+        """Free GPUs that drained."""
+        self._draining[accelerator][node] -= gpus
         self._free[accelerator][node] += gpus
 
     def nodes(self) -> dict[str, tuple[Node, ...]]:
         """Return the nodes with what is free of them now."""
         return {
-            accelerator: tuple(Node(name, free, self._allocatable[accelerator][name]) for name, free in its.items())
+            accelerator: tuple(
+                Node(name, free, self._allocatable[accelerator][name], self._draining[accelerator][name])
+                for name, free in its.items()
+            )
             for accelerator, its in self._free.items()
         }

@@ -16,7 +16,7 @@ from math import inf
 
 from modelfleet.decide.snapshot import Node
 from modelfleet.simulate.arrivals import Arrival
-from modelfleet.simulate.policy import Circumstances, FleetPolicy, PodSample, Policy, Sample, Setting
+from modelfleet.simulate.policy import Asked, Circumstances, FleetPolicy, PodSample, Policy, Sample, Setting
 from modelfleet.simulate.pool import Pool
 from modelfleet.simulate.replica import Replica, Request
 from modelfleet.simulate.score import Moment, Run, Served
@@ -149,8 +149,8 @@ class _Alone:
     def observe(self, samples: Mapping[str, Sample], nodes: Mapping[str, tuple[Node, ...]]) -> None:
         self._policy.observe(samples[self._name])
 
-    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, int]:
-        return {self._name: self._policy.decide(now, current[self._name])}
+    def decide(self, now: float, current: Mapping[str, int]) -> Mapping[str, Asked]:
+        return {self._name: Asked(self._policy.decide(now, current[self._name]))}
 
 
 class _Pod:
@@ -275,11 +275,12 @@ class _World:
         elif pod is not None:
             self._ranked[rank].become_ready(pod, at)
 
-    def _scale(self, deployment: "_Deployment", now: float, asked: int) -> None:
+    def _scale(self, deployment: "_Deployment", now: float, asked: Asked) -> None:
         made, drained = deployment.scale(now, asked)
         self._pending += made
         for pod, gone in drained:
             if pod.node:
+                self._pool.drain(deployment.member.accelerator, pod.node, deployment.gpus)
                 heappush(self._events, (gone, _GONE, deployment.rank, pod.number, pod))
             else:
                 self._pending.remove(pod)
@@ -332,8 +333,8 @@ class _Deployment:
         self._held: deque[Request] = deque()
         self._leaving: list[float] = []
         """Heap of the times at which draining pods finish their requests."""
-        self._draining: list[float] = []
-        """Heap of the times at which draining pods are gone."""
+        self._draining: list[tuple[float, str, str]] = []
+        """Heap of the times at which draining pods are gone, their UIDs and nodes."""
         self._holds: list[tuple[float, float]] = []
         self._waits: list[tuple[float, float]] = []
         self._made = self._arrived = self._arrived_prompt = 0
@@ -397,9 +398,9 @@ class _Deployment:
 
     # --- scaling --------------------------------------------------------------------------------
 
-    def scale(self, now: float, asked: int) -> tuple[list[_Pod], list[tuple[_Pod, float]]]:
+    def scale(self, now: float, asked: Asked) -> tuple[list[_Pod], list[tuple[_Pod, float]]]:
         """Return the pods that were made, and those that were scaled away with the time at which they are gone."""
-        desired = max(self._setting.min_replicas, min(self._setting.max_replicas, asked))
+        desired = max(self._setting.min_replicas, min(self._setting.max_replicas, asked.replicas))
         change = desired - self.desired
         if not change:
             return [], []
@@ -409,7 +410,8 @@ class _Deployment:
         drained = []
         if change < 0:
             self._advance(now)
-            drained = [(pod, self._drain(pod, now)) for pod in sorted(self._pods, key=_idlest)[:-change]]
+            going = sorted(self._pods, key=lambda pod: (pod.uid not in asked.first, _idlest(pod)))
+            drained = [(pod, self._drain(pod, now)) for pod in going[:-change]]
         return made, drained
 
     def _factor(self) -> float:
@@ -436,7 +438,7 @@ class _Deployment:
             gone = max(finished, default=now) if len(finished) == len(begun) else now + self._drain_seconds
             for at in finished:
                 heappush(self._leaving, at)
-        heappush(self._draining, gone)
+        heappush(self._draining, (gone, pod.uid, pod.node))
         self._holds.append((pod.placed_at, gone))
         return gone
 
@@ -464,12 +466,13 @@ class _Deployment:
             arrived_prompt_tokens=self._arrived_prompt,
             active_requests=active,
             held_requests=len(self._held),
+            terminating=tuple((uid, node) for gone, uid, node in self._draining if gone > now),
         )
 
     def look_on(self, now: float) -> None:
         """Keep this moment for the timeline."""
         active = self.active(now)
-        while self._draining and self._draining[0] <= now:
+        while self._draining and self._draining[0][0] <= now:
             heappop(self._draining)
         replicas = [pod.replica for pod in self._serving if pod.replica is not None]
         queued = len(self._held) + sum(replica.queued for replica in replicas)
@@ -506,8 +509,7 @@ def _wait(pod: _Pod, until: float) -> tuple[float, float]:
 def _look(pod: _Pod, kv_cache_tokens: int) -> PodSample:
     replica = pod.replica
     if replica is None:
-        placed = pod.placed_at is not None
-        return PodSample(pod.uid, pod.created_at, None, 0, 0, 0, 0.0, 0, 0, 0, 0, 0.0, 0, 0.0, 0, placed)
+        return PodSample(pod.uid, pod.created_at, None, 0, 0, 0, 0.0, 0, 0, 0, 0, 0.0, 0, 0.0, 0, pod.node)
     return PodSample(
         pod.uid,
         pod.created_at,
@@ -524,6 +526,7 @@ def _look(pod: _Pod, kv_cache_tokens: int) -> PodSample:
         replica.first_tokens,
         replica.inter_token_seconds_sum,
         replica.inter_tokens,
+        pod.node,
     )
 
 
