@@ -323,7 +323,7 @@ class _Sharing:
                 pass
 
     def preempt_one(self, ask: Ask) -> bool:
-        if not any(r for one in self.asks if one.tenant == ask.tenant and one.priority < ask.priority for r in one.replicas):
+        if not any(one.replicas for one in self.asks if one.tenant == ask.tenant and one.priority < ask.priority):
             return False
         more = 0 if self.homeless[ask.key] else ask.gpus
         leaves = self.opened[ask.tenant] - self.stays[ask.tenant]

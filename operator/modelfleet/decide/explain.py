@@ -302,8 +302,7 @@ def _returns(observed: Observed, decision: Decision) -> str:
     """Name who gives back what is waited for: `2 GPUs of h100: team-b returns them in ≤250 s`."""
     accelerator = observed.spec.accelerator if observed.spec is not None else ""
     named = [
-        f"{wait.gpus} GPUs of {accelerator}: {_returner(wait.tenant)} in ≤{wait.seconds} s"
-        for wait in decision.waits
+        f"{wait.gpus} GPUs of {accelerator}: {_returner(wait.tenant)} in ≤{wait.seconds} s" for wait in decision.waits
     ]
     return "; ".join(named) or f"GPUs of {accelerator} on a node where pods are terminating"
 

@@ -674,7 +674,9 @@ class _Class:
 
     def _going(self) -> set[tuple[str, str]]:
         """Return namespace and name of the pods that a lower count gives up."""
-        return {(ask.key.namespace, replica.pod) for ask in self._shrinking for replica in ask.replicas[: _shrinks(ask)]}
+        return {
+            (ask.key.namespace, replica.pod) for ask in self._shrinking for replica in ask.replicas[: _shrinks(ask)]
+        }
 
     def _take_back(self, victims: tuple[Victim, ...], *, taker: str, of_its_own: bool) -> None:
         self._reclaimable().take(victims)
