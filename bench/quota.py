@@ -41,7 +41,8 @@ DRAIN_SECONDS = (0.2, 0.2, 1.0, 3.0, 15.0)
 ELSEWHERE = "modelfleet-elsewhere"
 """Namespace of an installation that should not be there: its operator has a lease of its own."""
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{OPERATOR_NAMESPACE}/leases/{ACCOUNT}"
-SETTLE_SECONDS = 60.0
+SAID = 10
+"""Findings of a kind that are told one by one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,8 +103,9 @@ async def measure(size: Size) -> AsyncIterator[Figure]:
             with Witness(here.sandbox) as witness:
                 await play()
             verdict = witness.judge(reaction_seconds=reaction_seconds)
-            for finding in (*verdict.over, *verdict.late)[:20]:
-                say(f"quota: {finding.at:.1f} {finding.tenant}: {finding.what}")
+            for kind, findings in (("over", verdict.over), ("late", verdict.late), ("passed", verdict.passed)):
+                for finding in findings[:SAID]:
+                    say(f"quota: {kind}: {finding.tenant}: {finding.what}")
             for figure in _figures(name, verdict):
                 yield figure
             yield Figure(f"{name}: decisions of the whole fleet", world.ticks() - ticks, "decisions")
@@ -115,6 +117,7 @@ async def measure(size: Size) -> AsyncIterator[Figure]:
 
 def _figures(name: str, verdict: Verdict) -> Iterator[Figure]:
     yield Figure(f"{name}: moments over nominal + borrowing", len(verdict.over), "moments", Against("target", 0))
+    yield Figure(f"{name}: moments in which the API server passed a quota in force", len(verdict.passed), "moments")
     yield Figure(f"{name}: waits within nominal beyond the bound", len(verdict.late), "waits", Against("target", 0))
     yield Figure(f"{name}: states judged", verdict.states, "states")
     yield Figure(f"{name}: fullest tenant", verdict.fullest, "of its limit")
@@ -224,7 +227,9 @@ class World:
     def _demand(self) -> None:
         team = self._chance.choice(TEAMS)
         namespace = self._chance.choice(team.namespaces)
-        replicas = self._chance.randint(1, (team.nominal + team.borrowing) // team.gpus)
+        # Half of the time it is the whole limit or nothing: what is in between is soon no conflict.
+        most = (team.nominal + team.borrowing) // team.gpus
+        replicas = self._chance.choice((1, most, self._chance.randint(1, most), self._chance.randint(1, most)))
         path = f"/apis/modelfleet.dev/v1alpha1/namespaces/{namespace}/modeldeployments/model"
         scaling = {"minReplicas": replicas, "maxReplicas": replicas}
         self._sandbox.request("PATCH", path, {"spec": {"scaling": scaling}})

@@ -5,9 +5,13 @@ put in the order of its resource version, which is the API server's own, and jud
 
 - *over*: the GPUs that a tenant's pods request, Pending and terminating ones too, are more than nominal + borrowing. A
   limit that was lowered counts from `CUT_SECONDS` later; what is over then may only become less.
-- *late*: a tenant that has less than min(demand, nominal) on nodes waits longer than the longest grace period of a
-  pod, and the time to decide. Demand is its pods that nothing controls and minReplicas of its ModelDeployments. It is
-  promised only while the nominals fit the usable nodes, less what uncontrolled pods hold beyond nominal.
+- *passed*: the same, but the pod that was one too many was more than the ResourceQuota in force in its own namespace
+  allowed. That is the API server's: it counts what is used anew, from a cache, after each deletion, and may so forget a
+  pod that it admitted a moment ago.
+- *late*: a tenant that has less than min(demand, nominal) on nodes, its own draining pods included, waits longer than
+  the longest grace period of a pod, and the time to decide. Demand is its pods that nothing controls and minReplicas of
+  its ModelDeployments. It is promised only while the nominals fit the usable nodes, less what uncontrolled pods hold
+  beyond nominal.
 """
 
 from __future__ import annotations
@@ -34,6 +38,7 @@ CUT_SECONDS = 15.0
 PATHS = {
     "pod": "/api/v1/pods",
     "node": "/api/v1/nodes",
+    "quota": "/api/v1/resourcequotas",
     "tenant": "/apis/modelfleet.dev/v1alpha1/tenants",
     "deployment": "/apis/modelfleet.dev/v1alpha1/modeldeployments",
 }
@@ -67,7 +72,8 @@ class Verdict:
 
     Attributes:
         states: How many states of the cluster were judged.
-        over: Moments in which a tenant had more than its limit.
+        over: Moments in which a tenant got more than its limit.
+        passed: Of a tenant's moments over its limit, those in which the API server passed a ResourceQuota in force.
         late: Waits that were longer than the bound.
         waits: How long each GPU within nominal was waited for, as (seconds, bound in seconds).
         fullest: Most GPUs that any tenant had, as a part of its limit.
@@ -75,6 +81,7 @@ class Verdict:
 
     states: int
     over: tuple[Finding, ...]
+    passed: tuple[Finding, ...]
     late: tuple[Finding, ...]
     waits: tuple[tuple[float, float], ...]
     fullest: float
@@ -198,7 +205,6 @@ class _Pod:
     namespace: str
     gpus: int
     on_node: bool
-    terminating: bool
     controlled: bool
     grace_seconds: int
 
@@ -238,7 +244,9 @@ class _Judge:
         self._accounts: dict[str, _Account] = {}
         self._quotas: dict[str, _Quota] = {}
         self._owner: dict[str, str] = {}
+        self._hard: dict[str, tuple[str, int]] = {}
         self._over: list[Finding] = []
+        self._passed: list[Finding] = []
         self._late: list[Finding] = []
         self._waits: list[tuple[float, float]] = []
         self._fullest = 0.0
@@ -248,11 +256,12 @@ class _Judge:
         for event in events:
             at = max(at, event.at)
             self._take(event, at)
-            self._judge_limits(at)
+            self._judge_limits(event, at)
             self._judge_waits(at)
         return Verdict(
             states=len(events),
             over=tuple(self._over),
+            passed=tuple(self._passed),
             late=tuple(self._late),
             waits=tuple(self._waits),
             fullest=self._fullest,
@@ -264,6 +273,8 @@ class _Judge:
         match event.kind:
             case "pod":
                 self._put(self._pods, event, _pod)
+            case "quota":
+                self._put(self._hard, event, _hard)
             case "node":
                 self._put(self._nodes, event, _usable_gpus)
             case "deployment":
@@ -303,7 +314,7 @@ class _Judge:
 
     # --- the promises ---------------------------------------------------------------------------
 
-    def _judge_limits(self, at: float) -> None:
+    def _judge_limits(self, event: Event, at: float) -> None:
         has = dict.fromkeys(self._quotas, 0)
         for pod in self._pods.values():
             owner = self._owner.get(pod.namespace)
@@ -321,8 +332,26 @@ class _Judge:
                 continue
             permitted = max(*(most for most in in_force if most is not None), min(account.allowed, account.had))
             if gpus > permitted and gpus > account.had:
-                self._over.append(Finding(at, name, f"{gpus} GPUs, {permitted} allowed"))
+                found = self._passed if self._passes(event) else self._over
+                found.append(Finding(at, name, f"{gpus} GPUs, {permitted} allowed; {self._fences(name)}"))
             account.had, account.allowed = gpus, permitted
+
+    def _passes(self, event: Event) -> bool:
+        """Return whether a pod is more than the ResourceQuota of its namespace allows."""
+        pod = self._pods.get(event.uid)
+        if pod is None:
+            return False
+        hard = min((hard for namespace, hard in self._hard.values() if namespace == pod.namespace), default=None)
+        return hard is not None and self._requested(pod.namespace) > hard
+
+    def _requested(self, namespace: str) -> int:
+        return sum(pod.gpus for pod in self._pods.values() if pod.namespace == namespace)
+
+    def _fences(self, name: str) -> str:
+        fences = {namespace: hard for namespace, hard in self._hard.values() if self._owner.get(namespace) == name}
+        return ", ".join(
+            f"{namespace} {self._requested(namespace)} of {fences[namespace]}" for namespace in sorted(fences)
+        )
 
     def _judge_waits(self, at: float) -> None:
         bound = max((pod.grace_seconds for pod in self._pods.values() if pod.on_node), default=0)
@@ -332,7 +361,7 @@ class _Judge:
             owner = self._owner.get(pod.namespace, "")
             if not pod.controlled and pod.on_node:
                 raw[owner] += pod.gpus
-            if owner and pod.on_node and not pod.terminating:
+            if owner and pod.on_node:
                 has[owner] += pod.gpus
         nominal = sum(quota.nominal for quota in self._quotas.values())
         beyond = raw[""] + sum(max(0, raw[name] - quota.nominal) for name, quota in self._quotas.items())
@@ -382,10 +411,15 @@ def _pod(item: Json) -> _Pod | None:
         metadata["namespace"],
         gpus,
         bool(spec.get("nodeName")),
-        "deletionTimestamp" in metadata,
         any(owner.get("controller") for owner in metadata.get("ownerReferences") or ()),
         int(spec.get("terminationGracePeriodSeconds", 0)),
     )
+
+
+def _hard(item: Json) -> tuple[str, int] | None:
+    """Return what the API server goes by: the controller copies spec to status, and admission looks there."""
+    hard = (item["status"].get("hard") or {}).get(f"requests.{RESOURCE}")
+    return None if hard is None else (item["metadata"]["namespace"], int(hard))
 
 
 def _usable_gpus(item: Json) -> int | None:
