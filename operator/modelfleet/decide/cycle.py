@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
-from modelfleet.api.modeldeployment import GRACE_MARGIN_SECONDS, Mode, ModelDeploymentSpec
+from modelfleet.api.modeldeployment import Mode, ModelDeploymentSpec, longest_grace_seconds
 from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, admit, share_allowance
 from modelfleet.decide.allocate import Ask, Replica, allocate
@@ -410,7 +410,7 @@ def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: 
         asked=min(draft.asked, draft.current) if told else draft.asked,
         tenant=tenant,
         replicas=tuple(Replica(pod.name, pod.node, pod.ready_at is not None, _in_flight(pod)) for pod in stay),
-        grace_seconds=2 * spec.drain_seconds + GRACE_MARGIN_SECONDS,
+        grace_seconds=longest_grace_seconds(spec.drain_seconds),
     )
 
 

@@ -1,6 +1,7 @@
 """Raw API objects become slim records: what a decision or a report needs, and nothing else."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -325,13 +326,28 @@ def parse_pod(item: Json) -> PodRecord | None:
 
 
 def _extended(spec: Json) -> tuple[tuple[str, int], ...]:
-    held: dict[str, int] = {}
+    """Add up the extended resources of a pod as the scheduler and the ResourceQuota do.
+
+    Source:
+        Kubernetes, k8s.io/component-helpers/resource, PodRequests: an init container runs beside the restartable ones
+        before it; all containers run beside all restartable ones.
+    """
+    beside, most, held = Counter[str](), Counter[str](), Counter[str]()
+    for container in spec.get("initContainers") or ():
+        own = _limits(container)
+        if container.get("restartPolicy") == "Always":
+            beside.update(own)
+            most |= beside
+        else:
+            most |= beside + own
     for container in spec.get("containers") or ():
-        limits = (container.get("resources") or {}).get("limits") or {}
-        for name, amount in limits.items():
-            if "/" in name and str(amount).isdigit():
-                held[name] = held.get(name, 0) + int(amount)
-    return tuple(held.items())
+        held.update(_limits(container))
+    return tuple(((held + beside) | most).items())
+
+
+def _limits(container: Json) -> Counter[str]:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return Counter({name: int(amount) for name, amount in limits.items() if "/" in name and str(amount).isdigit()})
 
 
 def _trouble(status: Json, engine: Json) -> str:
