@@ -13,6 +13,8 @@ from modelfleet.api.conditions import Reason
 from modelfleet.api.meta import (
     APPLIED_HASH_ANNOTATION,
     DEPLOYMENT_LABEL,
+    FENCE_EPOCH_ANNOTATION,
+    FENCE_FIELD_MANAGER,
     FIELD_MANAGER,
     SCALE_FIELD_MANAGER,
     Key,
@@ -233,6 +235,9 @@ class QuotaRecord:
 
     Attributes:
         hard: Limits that the operator owns, by `requests.<resourceName>`; one that somebody changed is not among them.
+        epoch: The fence's epoch in which it was written; None where an operator wrote it that knew none.
+        enforced: Limits that the API server goes by: a controller copies them from hard.
+        used: What the API server counts against them.
     """
 
     key: Key
@@ -240,15 +245,19 @@ class QuotaRecord:
     version: int
     owner_uid: str
     hard: Mapping[str, int]
+    epoch: int | None
+    enforced: Mapping[str, int]
+    used: Mapping[str, int]
 
 
 def parse_quota(item: Json) -> QuotaRecord:
     """Read a ResourceQuota."""
-    metadata, hard = item["metadata"], (item.get("spec") or {}).get("hard") or {}
+    metadata, hard, status = item["metadata"], (item.get("spec") or {}).get("hard") or {}, item.get("status") or {}
+    epoch = (metadata.get("annotations") or {}).get(FENCE_EPOCH_ANNOTATION, "")
     owned = {
         field.removeprefix("f:")
         for entry in metadata.get("managedFields") or ()
-        if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if entry.get("manager") in {FIELD_MANAGER, FENCE_FIELD_MANAGER}
         for field in ((entry.get("fieldsV1") or {}).get("f:spec") or {}).get("f:hard") or {}
     }
     return QuotaRecord(
@@ -257,6 +266,9 @@ def parse_quota(item: Json) -> QuotaRecord:
         version=_version(metadata),
         owner_uid=controller_of(metadata),
         hard={name: _quantity(amount) for name, amount in hard.items() if name in owned},
+        epoch=int(epoch) if epoch.isdigit() else None,
+        enforced={name: _quantity(amount) for name, amount in (status.get("hard") or {}).items()},
+        used={name: _quantity(amount) for name, amount in (status.get("used") or {}).items()},
     )
 
 
