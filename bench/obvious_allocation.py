@@ -150,7 +150,7 @@ class _Sharing:
 
     def take(self, gpus: int, free: dict[str, int] | None = None) -> bool:
         free = self.free if free is None else free
-        fits = [(have, name) for name, have in free.items() if have >= gpus]
+        fits = [(-have, name) for name, have in free.items() if have >= gpus]
         if not fits:
             return False
         free[min(fits)[1]] -= gpus

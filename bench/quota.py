@@ -13,7 +13,7 @@ import threading
 import urllib.request
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
@@ -41,6 +41,7 @@ DRAIN_SECONDS = (0.2, 0.2, 1.0, 3.0, 15.0)
 ELSEWHERE = "modelfleet-elsewhere"
 """Namespace of an installation that should not be there: its operator has a lease of its own."""
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{OPERATOR_NAMESPACE}/leases/{ACCOUNT}"
+LEADING_SECONDS = 60.0
 SAID = 10
 """Findings of a kind that are told one by one."""
 
@@ -167,7 +168,7 @@ class World:
 
     async def storm(self, seconds: float) -> None:
         """Demand, quotas and nodes change at random while one operator leads."""
-        with self._operator():
+        async with self._operator():
             await self._change_everything(seconds)
 
     async def failover(self, seconds: float) -> None:
@@ -191,8 +192,7 @@ class World:
                 else:
                     say("quota: leader killed")
                     self._kill(leader)
-                for replica in [replica for replica in replicas if not replica.alive]:
-                    replicas.remove(replica)
+                replicas = [replica for replica in replicas if replica.alive]
                 while len(replicas) < 2:
                     replicas.append(self._start())
             await changing
@@ -203,8 +203,9 @@ class World:
 
     async def two_leaders(self, seconds: float) -> None:
         """The same with two operators that both lead, by leases of their own, and raw pods in every namespace."""
-        with self._operator(), self._operator(f"--namespace={ELSEWHERE}"), self._creators():
-            await self._change_everything(seconds)
+        async with self._operator(), self._operator(f"--namespace={ELSEWHERE}"):
+            with self._creators():
+                await self._change_everything(seconds)
 
     async def nobody(self, seconds: float) -> None:
         """Raw pods alone."""
@@ -295,7 +296,7 @@ class World:
                 made.append(f"{path}/{name}")
             except SandboxError:
                 self.raw["refused"] += 1
-            ended.wait(chance.uniform(0.0, 1.0))
+            ended.wait(chance.uniform(0.2, 1.8))
             if made and chance.random() < 0.6:
                 self._delete(made.pop(0))
         for path in made:
@@ -307,14 +308,20 @@ class World:
 
     # --- operators ------------------------------------------------------------------------------
 
-    @contextmanager
-    def _operator(self, *arguments: str) -> Iterator[None]:
+    @asynccontextmanager
+    async def _operator(self, *arguments: str) -> AsyncIterator[None]:
         operator = self._start(*arguments)
         try:
+            give_up = monotonic() + LEADING_SECONDS
+            while not await asyncio.to_thread(_ticks, operator):
+                operator.check()
+                if monotonic() > give_up:
+                    raise TimeoutError(f"an operator does not decide after {LEADING_SECONDS:.0f} s")
+                await asyncio.sleep(0.2)
             yield
             operator.check()
         finally:
-            self._stop(operator)
+            await asyncio.to_thread(self._stop, operator)
 
     def _start(self, *arguments: str) -> Operator:
         operator = Operator(self._sandbox, self._here.account, f"quota-{next(self._names)}", *arguments)

@@ -274,7 +274,7 @@ def test_more_nominal_never_gives_less(made: World, data: st.DataObject) -> None
 
 
 def _applied(made: World, shared: Allocation) -> World:
-    """Let a decision become true: who is told to go is gone, and what was granted is where it fits tightest."""
+    """Let a decision become true: who is told to go is gone, and what was granted is where most is free."""
     free = {node.name: node.free_gpus + node.draining_gpus for node in made.nodes}
     used = {tenant.name: tenant.used_gpus.get(CLASS, 0) for tenant in made.tenants}
     told = {(reclaim.key, pod) for reclaim in shared.reclaims for pod in reclaim.pods}
@@ -290,7 +290,7 @@ def _applied(made: World, shared: Allocation) -> World:
                 used[ask.tenant] -= ask.gpus
     for ask in sorted(made.asks, key=lambda ask: -ask.gpus):
         for number in range(shared.granted[ask.key] - len(kept[ask.key])):
-            fits = sorted((have, node) for node, have in free.items() if have >= ask.gpus)
+            fits = sorted((-have, node) for node, have in free.items() if have >= ask.gpus)
             if fits:
                 free[fits[0][1]] -= ask.gpus
                 kept[ask.key].append(Replica(f"{ask.key.name}-new-{number}", fits[0][1]))

@@ -574,7 +574,7 @@ def _current(observed: Observed, memory: Memory) -> int:
     if child is not None and (not auto or observed.fault is not None or observed.foreign_autoscaler):
         return child.replicas
     if memory.desired is not None and memory.last_decided_at is not None:
-        return memory.desired or floor
+        return memory.desired
     if child is not None and not child.scaled_by_other:
         return child.replicas
     if observed.recorded_desired:

@@ -7,7 +7,7 @@ from modelfleet.decide.snapshot import Node
 
 
 class Places:
-    """Free and draining GPUs by node, for the tightest fit.
+    """Free and draining GPUs by node.
 
     Nodes are numbered in the order of their names, so that every answer is the same however they are listed.
     """
@@ -24,21 +24,23 @@ class Places:
             self._with_free[free].append(number)
 
     def take(self, gpus: int, count: int = 1) -> int:
-        """Take GPUs for so many replicas, each of the node with the least sufficient rest; return for how many."""
+        """Take GPUs for so many replicas, each of the node with the most free; return for how many.
+
+        As kube-scheduler spreads pods by default. A grant that counts on a tighter fit is fragmented away, and its pod
+        waits; one that is too cautious follows a decision later, when the other pods have their nodes.
+        """
         free, left = self.free, count
-        for rest in range(gpus, len(self._with_free)):
+        for rest in range(len(self._with_free) - 1, gpus - 1, -1):
             numbers = self._with_free[rest]
             while numbers:
                 number = heappop(numbers)
                 if free[number] != rest:
                     continue
-                # A node that gave one has the least rest now: it gives on while it can.
-                taken = gpus if left == 1 else gpus * min(rest // gpus, left)
-                free[number] = rest - taken
-                self.total_free -= taken
-                if rest > taken:
-                    heappush(self._with_free[rest - taken], number)
-                left -= taken // gpus
+                free[number] = rest - gpus
+                self.total_free -= gpus
+                if rest > gpus:
+                    heappush(self._with_free[rest - gpus], number)
+                left -= 1
                 if not left:
                     return count
         return count - left
