@@ -20,7 +20,7 @@ import json
 import threading
 import urllib.request
 from collections import deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -76,7 +76,7 @@ class Verdict:
         passed: Of a tenant's moments over its limit, those in which the API server passed a ResourceQuota in force.
         late: Waits that were longer than the bound.
         waits: How long each GPU within nominal was waited for, as (seconds, bound in seconds).
-        fullest: Most GPUs that any tenant had, as a part of its limit.
+        full: States in which a tenant had all of its limit: without any nothing was put to the test.
     """
 
     states: int
@@ -84,7 +84,7 @@ class Verdict:
     passed: tuple[Finding, ...]
     late: tuple[Finding, ...]
     waits: tuple[tuple[float, float], ...]
-    fullest: float
+    full: int
 
 
 class Witness:
@@ -124,12 +124,8 @@ class Witness:
         self._await(newest)
 
     def judge(self, *, reaction_seconds: float) -> Verdict:
-        """Judge every state so far.
-
-        Args:
-            reaction_seconds: Time to decide twice, and for a Deployment to follow: what the bound has beyond a drain.
-        """
-        return _Judge(reaction_seconds).judge(sorted(self.events, key=lambda event: event.version))
+        """Judge every state so far, as `judge` does."""
+        return judge(self.events, reaction_seconds=reaction_seconds)
 
     def _await(self, versions: Mapping[str, int]) -> None:
         give_up = monotonic() + CATCH_UP_SECONDS
@@ -177,6 +173,16 @@ class Witness:
         self.events.append(Event(int(metadata["resourceVersion"]), monotonic(), kind, metadata["uid"], slim))
 
 
+def judge(events: Iterable[Event], *, reaction_seconds: float) -> Verdict:
+    """Judge every state that events lead to.
+
+    Args:
+        events: In any order.
+        reaction_seconds: Time to decide twice, and for a Deployment to follow: what the bound has beyond a drain.
+    """
+    return _Judge(reaction_seconds).judge(sorted(events, key=lambda event: event.version))
+
+
 def pod_gpus(spec: Json) -> int:
     """Return the GPUs that a pod requests, as the scheduler adds them up.
 
@@ -216,6 +222,13 @@ class _Quota:
 
 
 @dataclass(slots=True)
+class _Wait:
+    since: float
+    bound_seconds: float
+    told: bool = False
+
+
+@dataclass(slots=True)
 class _Account:
     """What is remembered of one tenant from state to state.
 
@@ -223,14 +236,14 @@ class _Account:
         limits: What its limit was, each until a moment.
         had: GPUs of the state before.
         allowed: What it might have had then; None before its first.
-        owed: What it is entitled to and had not: since when, and the bound then.
+        owed: The GPUs that it is entitled to and has not, the oldest first.
         entitled: min(demand, nominal) of the state before.
     """
 
     limits: list[tuple[float, int | None]] = field(default_factory=list)
     had: int = 0
     allowed: int | None = None
-    owed: deque[tuple[float, float]] = field(default_factory=deque)
+    owed: deque[_Wait] = field(default_factory=deque)
     entitled: int = 0
 
 
@@ -249,7 +262,7 @@ class _Judge:
         self._passed: list[Finding] = []
         self._late: list[Finding] = []
         self._waits: list[tuple[float, float]] = []
-        self._fullest = 0.0
+        self._full = 0
 
     def judge(self, events: list[Event]) -> Verdict:
         at = 0.0
@@ -264,7 +277,7 @@ class _Judge:
             passed=tuple(self._passed),
             late=tuple(self._late),
             waits=tuple(self._waits),
-            fullest=self._fullest,
+            full=self._full,
         )
 
     # --- the cluster ----------------------------------------------------------------------------
@@ -323,8 +336,7 @@ class _Judge:
         for name, gpus in has.items():
             account, limit = self._accounts[name], self._quotas[name].limit
             account.limits = [(until, most) for until, most in account.limits if until >= at]
-            if limit is not None and limit:
-                self._fullest = max(self._fullest, gpus / limit)
+            self._full += gpus == limit
             in_force = [most for _, most in account.limits]
             if None in in_force or account.allowed is None:
                 # Without a limit, or just made: what it has now it may keep.
@@ -376,21 +388,15 @@ class _Judge:
             missing = max(0, entitled - has[name])
             for _ in range(min(len(account.owed) - missing, account.entitled - entitled)):
                 account.owed.pop()  # nobody wants it any more
+            for wait in account.owed:
+                if at - wait.since > wait.bound_seconds and not wait.told:
+                    wait.told = True
+                    self._late.append(Finding(at, name, f"a GPU is waited for longer than {wait.bound_seconds:.0f} s"))
             while len(account.owed) > missing:
-                since, allowed_seconds = account.owed.popleft()
-                self._waits.append((at - since, allowed_seconds))
-                self._judge_wait(name, at, since, allowed_seconds)
-            account.owed.extend([(at, bound_seconds)] * (missing - len(account.owed)))
+                wait = account.owed.popleft()
+                self._waits.append((at - wait.since, wait.bound_seconds))
+            account.owed.extend(_Wait(at, bound_seconds) for _ in range(missing - len(account.owed)))
             account.entitled = entitled
-            while account.owed and at - account.owed[0][0] > account.owed[0][1]:
-                self._judge_wait(name, at, *account.owed.popleft())
-                account.owed.appendleft((at, bound_seconds))
-
-    def _judge_wait(self, name: str, at: float, since: float, bound_seconds: float) -> None:
-        if at - since > bound_seconds:
-            self._late.append(
-                Finding(at, name, f"a GPU waited for {at - since:.1f} s, the bound is {bound_seconds:.0f} s")
-            )
 
     def _entitled(self, name: str, nominal: int, raw: int) -> int:
         """Return what a tenant may count on: whole replicas within nominal."""

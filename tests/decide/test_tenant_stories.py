@@ -247,7 +247,7 @@ def test_a_pod_that_waits_for_a_node_keeps_its_room_until_it_is_gone() -> None:
 
 
 def test_the_last_replica_is_told_to_go_once() -> None:
-    """B has nothing of its own: its only replica, minReplicas, goes for A, and is not asked for again while it drains."""
+    """B has nothing of its own: its only replica goes for A, and is not asked for again while it drains."""
     cluster = _two(1, lender=8, borrower=0)
     a, b = cluster.model("team-a"), cluster.model("team-b")
     cluster.wants(a, 7)
