@@ -84,7 +84,7 @@ async def measure(size: Size) -> AsyncIterator[Figure]:
     async with cluster("quota", h100_nodes=NODES, drain_seconds=lambda: chance.choice(DRAIN_SECONDS)) as here:
         world = World(here, chance)
         await asyncio.to_thread(world.create)
-        scenarios: tuple[tuple[str, Callable[[], Awaitable[None]], float], ...] = (
+        scenarios: tuple[tuple[str, Callable[[], Awaitable[Witness]], float], ...] = (
             ("random demand, quota edits, nodes lost", partial(world.storm, size.storm), REACTION_SECONDS),
             (
                 "the same, leader killed or paused",
@@ -101,8 +101,7 @@ async def measure(size: Size) -> AsyncIterator[Figure]:
         for name, play, reaction_seconds in scenarios:
             say(f"quota: {name}")
             ticks, accepted = world.ticks(), world.raw.copy()
-            with Witness(here.sandbox) as witness:
-                await play()
+            witness = await play()
             verdict = witness.judge(reaction_seconds=reaction_seconds)
             for kind, findings in (("over", verdict.over), ("late", verdict.late), ("passed", verdict.passed)):
                 for finding in findings[:SAID]:
@@ -166,17 +165,19 @@ class World:
 
     # --- scenarios ------------------------------------------------------------------------------
 
-    async def storm(self, seconds: float) -> None:
+    async def storm(self, seconds: float) -> Witness:
         """Demand, quotas and nodes change at random while one operator leads."""
         async with self._operator():
-            await self._change_everything(seconds)
+            return await self._change_everything(seconds)
 
-    async def failover(self, seconds: float) -> None:
+    async def failover(self, seconds: float) -> Witness:
         """The same with two replicas, whose leader is killed or stopped for a while."""
         replicas = [self._start(), self._start()]
-        changing = asyncio.create_task(self._change_everything(seconds))
-        until = monotonic() + seconds
+        changing = None
         try:
+            await self._leading(*replicas)
+            changing = asyncio.create_task(self._change_everything(seconds))
+            until = monotonic() + seconds
             for number in count():
                 await asyncio.sleep(self._chance.uniform(8, 14))
                 if monotonic() > until:
@@ -195,35 +196,40 @@ class World:
                 replicas = [replica for replica in replicas if replica.alive]
                 while len(replicas) < 2:
                     replicas.append(self._start())
-            await changing
+            return await changing
         finally:
-            changing.cancel()
+            if changing is not None:
+                changing.cancel()
             for replica in replicas:
                 self._stop(replica)
 
-    async def two_leaders(self, seconds: float) -> None:
+    async def two_leaders(self, seconds: float) -> Witness:
         """The same with two operators that both lead, by leases of their own, and raw pods in every namespace."""
         async with self._operator(), self._operator(f"--namespace={ELSEWHERE}"):
             with self._creators():
-                await self._change_everything(seconds)
+                return await self._change_everything(seconds)
 
-    async def nobody(self, seconds: float) -> None:
+    async def nobody(self, seconds: float) -> Witness:
         """Raw pods alone."""
-        with self._creators():
+        with Witness(self._sandbox) as witness, self._creators():
             await asyncio.sleep(seconds)
+        return witness
 
     # --- what is done ---------------------------------------------------------------------------
 
-    async def _change_everything(self, seconds: float) -> None:
+    async def _change_everything(self, seconds: float) -> Witness:
+        """Change demands, quotas and nodes for so long; return who saw it."""
         until = monotonic() + seconds
-        try:
-            while monotonic() < until:
-                change = self._chance.choices((self._demand, self._quota, self._node), (12, 2, 1))[0]
-                with suppress(SandboxError):  # two edits at once
-                    await asyncio.to_thread(change)
-                await asyncio.sleep(self._chance.uniform(0.1, 1.2))
-        finally:
-            await asyncio.to_thread(self._mend)
+        with Witness(self._sandbox) as witness:
+            try:
+                while monotonic() < until:
+                    change = self._chance.choices((self._demand, self._quota, self._node), (12, 2, 1))[0]
+                    with suppress(SandboxError):  # two edits at once
+                        await asyncio.to_thread(change)
+                    await asyncio.sleep(self._chance.uniform(0.1, 1.2))
+            finally:
+                await asyncio.to_thread(self._mend)
+        return witness
 
     def _demand(self) -> None:
         team = self._chance.choice(TEAMS)
@@ -312,16 +318,21 @@ class World:
     async def _operator(self, *arguments: str) -> AsyncIterator[None]:
         operator = self._start(*arguments)
         try:
-            give_up = monotonic() + LEADING_SECONDS
-            while not await asyncio.to_thread(_ticks, operator):
-                operator.check()
-                if monotonic() > give_up:
-                    raise TimeoutError(f"an operator does not decide after {LEADING_SECONDS:.0f} s")
-                await asyncio.sleep(0.2)
+            await self._leading(operator)
             yield
             operator.check()
         finally:
             await asyncio.to_thread(self._stop, operator)
+
+    async def _leading(self, *operators: Operator) -> None:
+        """Wait until one of some operators decides."""
+        give_up = monotonic() + LEADING_SECONDS
+        while not any([await asyncio.to_thread(_ticks, operator) for operator in operators]):
+            for operator in operators:
+                operator.check()
+            if monotonic() > give_up:
+                raise TimeoutError(f"no operator decides after {LEADING_SECONDS:.0f} s")
+            await asyncio.sleep(0.2)
 
     def _start(self, *arguments: str) -> Operator:
         operator = Operator(self._sandbox, self._here.account, f"quota-{next(self._names)}", *arguments)
