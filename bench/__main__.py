@@ -12,7 +12,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import agreement, decide_cost, failover, fleet, reaction
+from bench import agreement, decide_cost, failover, fleet, quota, reaction
 from bench.figures import Figure, table
 
 
@@ -24,6 +24,7 @@ class Benchmark(StrEnum):
     FAILOVER = "failover"
     FLEET = "fleet"
     AGREEMENT = "agreement"
+    QUOTA = "quota"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
@@ -66,6 +67,9 @@ async def _measure(wanted: tuple[Benchmark, ...], *, steps: int | None, quick: b
             yield figure
     if Benchmark.AGREEMENT in wanted:
         for figure in await agreement.measure(quick=quick):
+            yield figure
+    if Benchmark.QUOTA in wanted:
+        async for figure in quota.measure(quota.QUICK if quick else quota.Size()):
             yield figure
 
 

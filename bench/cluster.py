@@ -7,7 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -90,10 +90,12 @@ async def bare(name: str, *, h100_nodes: int, prometheus: bool = False) -> Async
 
 
 @asynccontextmanager
-async def cluster(name: str, *, h100_nodes: int, prometheus: bool = False) -> AsyncIterator[Cluster]:
+async def cluster(
+    name: str, *, h100_nodes: int, prometheus: bool = False, drain_seconds: Callable[[], float] = lambda: 0.0
+) -> AsyncIterator[Cluster]:
     """Start a cluster with scripted engines for one benchmark and end it with the block."""
     async with bare(name, h100_nodes=h100_nodes, prometheus=prometheus) as here:
-        engines = ScriptedEngines(here.api, await MetricsPage.of_vllm())
+        engines = ScriptedEngines(here.api, await MetricsPage.of_vllm(), drain_seconds=drain_seconds)
         serving = asyncio.create_task(engines.run())
         try:
             yield Cluster(here.sandbox, here.account, here.api, here.observer, engines)

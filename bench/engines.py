@@ -82,10 +82,11 @@ class _Pod:
 class ScriptedEngines:
     """One listener a pod, and the annotations by which kwok plays the pod's life."""
 
-    def __init__(self, api: KubeApi, page: MetricsPage) -> None:
-        """Speak to one cluster; nothing happens before `run`."""
+    def __init__(self, api: KubeApi, page: MetricsPage, *, drain_seconds: Callable[[], float] = lambda: 0.0) -> None:
+        """Speak to one cluster; nothing happens before `run`. Each pod drains for `drain_seconds()`."""
         self._api = api
         self._page = page
+        self._drain_seconds = drain_seconds
         self._loads: dict[Key, Load] = {}
         self._pods: dict[str, _Pod] = {}
         self._of: dict[Key, dict[str, PodView]] = {}
@@ -142,7 +143,7 @@ class ScriptedEngines:
         if view.running and not view.leaving:
             self._once(pod, "serve", lambda: self._serve(pod))
         if view.leaving:
-            self._once(pod, "drain", lambda: self._annotate(view, DRAINED_ANNOTATION, "true"))
+            self._once(pod, "drain", lambda: self._drain(view))
 
     def _once(self, pod: _Pod, step: str, work: Callable[[], Any]) -> None:
         if step not in pod.steps:
@@ -162,6 +163,10 @@ class ScriptedEngines:
             pod.server.close()
             return
         await self._annotate(view, LOADED_ANNOTATION, "true")
+
+    async def _drain(self, view: PodView) -> None:
+        await asyncio.sleep(self._drain_seconds())
+        await self._annotate(view, DRAINED_ANNOTATION, "true")
 
     async def _annotate(self, view: PodView, name: str, value: str) -> None:
         path = f"/api/v1/namespaces/{view.key.namespace}/pods/{view.key.name}"

@@ -126,6 +126,10 @@ class Program:
         self._process.wait()
         return at
 
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal."""
+        self._process.send_signal(number)
+
     def stop(self) -> None:
         """End it as its orchestrator would: it lets go of its lease."""
         self._process.send_signal(signal.SIGTERM)

@@ -123,6 +123,7 @@ class Cluster:
         for pod in self.pods:
             if not pod.node:
                 free = self.free()
+                # Where most is free, as kube-scheduler does.
                 fits = sorted((-have, name) for name, have in free.items() if have >= pod.gpus)
                 if fits:
                     pod.node, pod.ready_at = fits[0][1], self.now + self.start_seconds

@@ -246,6 +246,25 @@ def test_a_pod_that_waits_for_a_node_keeps_its_room_until_it_is_gone() -> None:
     assert alone.decisions[small.key].desired == 4
 
 
+def test_the_last_replica_is_told_to_go_once() -> None:
+    """B has nothing of its own: its only replica goes for A, and is not asked for again while it drains."""
+    cluster = _two(1, lender=8, borrower=0)
+    a, b = cluster.model("team-a"), cluster.model("team-b")
+    cluster.wants(a, 7)
+    _settle(cluster)
+    assert (cluster.held(a), cluster.held(b)) == (7, 1)
+    cluster.lag_seconds = 5
+    cluster.wants(a, 8)
+    asked = []
+    for _ in range(LAG + DRAIN):
+        cluster.step()
+        asked.append(cluster.replicas[b])
+    cluster.play(30)
+
+    assert asked == [0] * len(asked)
+    assert (cluster.told, cluster.held(a), cluster.held(b)) == (1, 8, 0)
+
+
 def test_quota_holds_at_every_second_of_a_wild_hour() -> None:
     """Loads, raw pods and raised quotas at random: nobody ever holds more than nominal and borrowing in force."""
     random = Random("wild")

@@ -10,7 +10,7 @@ from modelfleet.api.acceleratorclass import AcceleratorClassSpec, Toleration
 from modelfleet.api.engine import Engine
 from modelfleet.api.inferenceruntime import EnvVar, InferenceRuntimeSpec, RuntimeResources
 from modelfleet.api.meta import APPLIED_HASH_ANNOTATION, Key
-from modelfleet.api.modeldeployment import ModelDeploymentSpec, ServedModel
+from modelfleet.api.modeldeployment import ModelDeploymentSpec, ServedModel, longest_grace_seconds
 from modelfleet.engines.dialects import DIALECTS
 from modelfleet.render.children import Manifest, applied_hash, children, replicas_patch
 from tests.builders import LLAMA
@@ -246,6 +246,14 @@ def test_drain_fits_into_the_grace_period(case: tuple[Engine, int]) -> None:
 
     assert DRAINS[case] == (sleep, grace)
     assert grace > sleep + (drain if DIALECTS[engine].drains_on_sigterm else 0)
+
+
+@pytest.mark.parametrize("drain", [0, 1, 4, 5, 6, 120])
+def test_the_bound_of_a_drain_is_no_less_than_any_pods_grace(drain: int) -> None:
+    """What a waiting team reads covers the engine that takes longest, and no more."""
+    pods = [_pod(_spec(drain_seconds=drain), _runtime(engine=engine, args=())) for engine in Engine]
+
+    assert longest_grace_seconds(drain) == max(pod["terminationGracePeriodSeconds"] for pod in pods)
 
 
 def test_surge_or_not() -> None:

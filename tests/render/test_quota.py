@@ -1,13 +1,11 @@
 """The fence: how a tenant's limit is split over its namespaces, and that no order of writes passes it."""
 
-from itertools import permutations
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from modelfleet.decide.snapshot import Quota, Tenant
-from modelfleet.render.quota import Split, hard_limits, lowered
+from modelfleet.render.quota import hard_limits, lowered, raised
 
 GPU = "nvidia.com/gpu"
 H100 = {"h100": GPU}
@@ -60,24 +58,35 @@ def test_the_limits_added_up_are_the_limit(limit: int, held: dict[str, int], mis
     assert limit == sum(split(Quota(limit, 0), held=held, missing=missing).values())
 
 
-@given(st.integers(0, 30), by_namespace, by_namespace, by_namespace)
-def test_no_write_on_the_way_passes_the_limit(
-    limit: int, before: dict[str, int], after: dict[str, int], missing: dict[str, int]
+@given(st.integers(0, 30), by_namespace, by_namespace, by_namespace, by_namespace)
+def test_no_step_of_a_move_passes_the_limit(
+    limit: int, before: dict[str, int], after: dict[str, int], missing: dict[str, int], used: dict[str, int]
 ) -> None:
-    """From one split to the next, in any order within a step, the live limits never add up to more."""
+    """From one split to the next the limits never add up to more, nor with pods that came while they were lowered."""
     old, new = (
         {name: {KEY: hard} for name, hard in split(Quota(limit, 0), held=held, missing=missing).items()}
         for held in (before, after)
     )
-    for first in permutations(namespaces):
-        live: Split = dict(old)
-        for step in (lowered(live, new), new):
-            for namespace in first:
-                live[namespace] = step[namespace]
-                assert sum(hard[KEY] for hard in live.values()) <= limit
-        assert live == new
+    low = lowered(old, new)
+    high = raised(low, new, {name: {KEY: gpus} for name, gpus in used.items()})
+    reach = {name: max(low[name][KEY], used[name]) for name in namespaces}
+
+    assert all(low[name][KEY] <= min(old[name][KEY], new[name][KEY]) for name in namespaces)
+    assert all(low[name][KEY] <= high[name][KEY] <= new[name][KEY] for name in namespaces)
+    # What was too much before a move stays too much, and nothing is added to it.
+    assert sum(max(high[name][KEY], used[name]) for name in namespaces) <= max(limit, sum(reach.values()))
+    if all(used[name] <= low[name][KEY] for name in namespaces):
+        assert high == new
 
 
-def test_a_namespace_without_a_limit_is_fenced_before_others_are_raised() -> None:
-    """Without one it has no bound at all, so that write is one of the lowering ones."""
-    assert lowered({"a": {KEY: 1}}, {"a": {KEY: 3}, "b": {KEY: 2}}) == {"a": {KEY: 1}, "b": {KEY: 2}}
+def test_pods_that_came_meanwhile_count() -> None:
+    """A was to have 1 of 3 and has got 3 before its limit was lowered: B may not have the 2 that were meant for it."""
+    low, wanted = {"a": {KEY: 1}, "b": {KEY: 0}}, {"a": {KEY: 1}, "b": {KEY: 2}}
+
+    assert raised(low, wanted, {"a": {KEY: 3}}) == {"a": {KEY: 1}, "b": {KEY: 0}}
+    assert raised(low, wanted, {"a": {KEY: 2}}) == {"a": {KEY: 1}, "b": {KEY: 1}}
+
+
+def test_a_namespace_that_is_not_in_the_split_yet_has_nothing() -> None:
+    """What it gets has to be taken from another first."""
+    assert lowered({"a": {KEY: 3}}, {"a": {KEY: 1}, "b": {KEY: 2}}) == {"a": {KEY: 1}, "b": {KEY: 0}}

@@ -5,9 +5,10 @@ from typing import Any
 import pytest
 
 from modelfleet.adapters.scrape import Scraper
+from modelfleet.api.conditions import Reason
 from modelfleet.decide.snapshot import Node, Quota, Tenant
 from modelfleet.shell.mirror import Mirror
-from modelfleet.shell.observe import claims, observe
+from modelfleet.shell.observe import _tenants, claims, observe
 from modelfleet.shell.records import parse_quota, parse_tenant
 
 SELECTOR = {"gpu": "h100"}
@@ -116,9 +117,9 @@ def test_a_namespace_is_the_older_tenants_and_then_the_lesser_names() -> None:
     )
     expected = {"shared": "y", "own": "a", "rest": "z"}
     for order in ([late, early, twin], [twin, early, late]):
-        assert claims(map(parse_tenant, order)) == expected
+        assert claims(map(parse_tenant, order), {}) == expected
     early["metadata"]["deletionTimestamp"] = "2026-01-02T00:00:00Z"
-    assert claims(map(parse_tenant, [late, early, twin]))["shared"] == "z"
+    assert claims(map(parse_tenant, [late, early, twin]), {})["shared"] == "z"
 
 
 def test_a_quota_is_read_as_far_as_the_operator_owns_it() -> None:
@@ -129,10 +130,11 @@ def test_a_quota_is_read_as_far_as_the_operator_owns_it() -> None:
             "namespace": "a",
             "uid": "q",
             "resourceVersion": "7",
+            "annotations": {"modelfleet.dev/fence-epoch": "4"},
             "managedFields": [
                 {
                     "manager": "modelfleet",
-                    "operation": "Apply",
+                    "operation": "Update",
                     "fieldsV1": {"f:spec": {"f:hard": {"f:requests.x/a": {}, "f:requests.x/b": {}}}},
                 },
                 {
@@ -143,6 +145,73 @@ def test_a_quota_is_read_as_far_as_the_operator_owns_it() -> None:
             ],
         },
         "spec": {"hard": {"requests.x/a": "12", "requests.x/b": "2k", "requests.x/c": "9"}},
+        "status": {"hard": {"requests.x/a": "13"}, "used": {"requests.x/a": "11"}},
+    }
+    quota = parse_quota(item)
+
+    assert quota.hard == {"requests.x/a": 12, "requests.x/b": 2000}
+    assert (quota.epoch, quota.enforced, quota.used) == (4, {"requests.x/a": 13}, {"requests.x/a": 11})
+
+
+def _fence(namespace: str, owner: str) -> dict[str, Any]:
+    """Return a ResourceQuota of the operator's."""
+    return {
+        "metadata": {
+            "name": "modelfleet-gpus",
+            "namespace": namespace,
+            "uid": f"quota-{namespace}",
+            "resourceVersion": "1",
+            "ownerReferences": [{"uid": owner, "controller": True}],
+        },
+        "spec": {"hard": {}},
     }
 
-    assert parse_quota(item).hard == {"requests.x/a": 12, "requests.x/b": 2000}
+
+async def test_a_tenant_that_cannot_be_read_keeps_what_it_has(mirror: Mirror) -> None:
+    """Its namespaces stay its own, found by its ResourceQuotas; it has what it holds; its deployments hold still."""
+    unreadable = tenant("old", "a", quotas=[{"accelerator": "h100", "nominalQuota": -1}])
+    mirror.tenant(None, unreadable)
+    mirror.tenant(None, tenant("new", "a", "b", created="2026-01-01T00:00:01Z"))
+    mirror.quota_table.replace([_fence("a", "old")])
+    mirror.pods.replace([pod("runs", "a", "x", 3)])
+    spec = {"model": {"name": "m/m"}, "runtime": "vllm", "accelerator": "h100"}
+    about = {"name": "llama", "namespace": "a", "uid": "llama", "resourceVersion": "1", "generation": 1}
+    mirror.model_deployment(None, {"metadata": about, "spec": spec})
+    mirror.inference_runtime(
+        None, {"metadata": {"name": "vllm"}, "spec": {"engine": "vllm", "image": "registry.example/engine:1.0"}}
+    )
+    source = Scraper(period_seconds=1.0, scrapes_per_second=1.0)
+    snapshot = observe(mirror, source, now=0.0, blocked={}, unbound_may_borrow=True)
+    await source.close()
+    old, new = snapshot.tenants
+
+    assert (old.namespaces, old.quotas, old.used_gpus) == (("a",), {"h100": Quota(3, 0, 0)}, {"h100": 3})
+    assert old.fault is not None
+    assert old.fault.message.startswith("spec.quotas.0.nominalQuota: ")
+    assert new.namespaces == ("b",)
+    [observed] = snapshot.deployments
+    assert observed.fault is not None
+    assert observed.fault.reason is Reason.TENANT_INVALID
+    assert "Tenant 'old'" in observed.fault.message
+
+
+def test_a_tenant_without_a_namespace_has_no_quota(mirror: Mirror) -> None:
+    """It can use nothing, so that nothing is kept for it and nothing of it is lent."""
+    quotas = [{"accelerator": "h100", "nominalQuota": 4, "lendingLimit": 0}]
+    mirror.tenant(None, tenant("older", "a"))
+    mirror.tenant(None, tenant("younger", "a", created="2026-01-01T00:00:01Z", quotas=quotas))
+    _, younger = _tenants(mirror)
+
+    assert (younger.namespaces, younger.quotas) == ((), {})
+
+
+@pytest.mark.parametrize(
+    ("spec", "want"), [({"resourceName": "x/y", "nodeSelector": 7}, "x/y"), ({}, "nvidia.com/gpu")]
+)
+def test_a_class_that_cannot_be_read_keeps_its_resource(spec: dict[str, Any], want: str) -> None:
+    """So that its fence stays; nothing is granted of it."""
+    mirror = Mirror()
+    mirror.accelerator_class("ADDED", {"metadata": {"name": "h100"}, "spec": spec})
+
+    assert mirror.classes() == {}
+    assert mirror.resource_names() == {"h100": want}

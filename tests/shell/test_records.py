@@ -62,3 +62,32 @@ def test_what_an_earlier_process_learned_is_read_back(status: dict[str, Any], wa
     }
 
     assert parse_deployment(item).learned == want
+
+
+def container(gpus: int, *, restarts: bool = False) -> dict[str, Any]:
+    """Return a container that holds GPUs; an init container that restarts is a sidecar."""
+    own = {"resources": {"limits": {"nvidia.com/gpu": str(gpus)} if gpus else {}}}
+    return {**own, **({"restartPolicy": "Always"} if restarts else {})}
+
+
+@pytest.mark.parametrize(
+    ("before", "containers", "want"),
+    [
+        pytest.param([], [1, 2], 3, id="containers run side by side"),
+        pytest.param([container(4)], [1, 2], 4, id="an init container that needs more runs before them"),
+        pytest.param([container(2)], [1, 2], 3, id="one that needs less does not count"),
+        pytest.param([container(4), container(4)], [1], 4, id="init containers run one after another"),
+        pytest.param([container(1, restarts=True)], [2], 3, id="a sidecar runs beside the containers"),
+        pytest.param([container(1, restarts=True), container(4)], [1], 5, id="and beside what starts after it"),
+        pytest.param([container(4), container(1, restarts=True)], [1], 4, id="not beside what ended before"),
+        pytest.param([container(2, restarts=True), container(1, restarts=True)], [], 3, id="sidecars add up"),
+    ],
+)
+def test_a_pod_holds_what_the_scheduler_counts(before: list[dict[str, Any]], containers: list[int], want: int) -> None:
+    """GPUs of init containers and sidecars are the team's too."""
+    item = pod(node="gpu-1")
+    item["spec"] |= {"initContainers": before, "containers": [container(gpus) for gpus in containers]}
+    record = parse_pod(item)
+    assert record is not None
+
+    assert record.resources == (("nvidia.com/gpu", want),)

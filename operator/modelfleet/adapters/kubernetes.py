@@ -156,6 +156,11 @@ class Kubernetes:
         query = {"fieldManager": field_manager}
         return await self._json("PATCH", path, query=query, body=body, content_type="application/merge-patch+json")
 
+    async def json_patch(self, path: str, operations: list[Json], *, field_manager: str) -> Json:
+        """Change an object by JSON patch operations, all or none; a `test` among them that fails is Refused."""
+        query = {"fieldManager": field_manager}
+        return await self._json("PATCH", path, query=query, body=operations, content_type="application/json-patch+json")
+
     async def delete(self, path: str, *, uid: str) -> None:
         """Delete an object.
 
@@ -233,7 +238,7 @@ class Kubernetes:
         path: str,
         *,
         query: Mapping[str, str] | None = None,
-        body: Json | None = None,
+        body: Json | list[Json] | None = None,
         content_type: str | None = None,
         timeout_seconds: float = REQUEST_TIMEOUT_SECONDS,
     ) -> Json:
@@ -254,7 +259,7 @@ class Kubernetes:
         path: str,
         *,
         query: Mapping[str, str] | None,
-        body: Json | None,
+        body: Json | list[Json] | None,
         content_type: str | None,
         timeout: aiohttp.ClientTimeout,
     ) -> aiohttp.ClientResponse:

@@ -20,12 +20,13 @@ class ConditionType(StrEnum):
 
 
 class TenantCondition(StrEnum):
-    """Conditions of a Tenant."""
+    """Conditions of a Tenant. `Stalled` is present only while it is true, as kstatus asks."""
 
     WITHIN_QUOTA = "WithinQuota"
     LENDING = "Lending"
     BORROWING = "Borrowing"
     NAMESPACES_CLAIMED = "NamespacesClaimed"
+    STALLED = "Stalled"
 
 
 class Reason(StrEnum):
@@ -42,6 +43,7 @@ class Reason(StrEnum):
     RUNTIME_INVALID = "RuntimeInvalid"
     ACCELERATOR_NOT_FOUND = "AcceleratorNotFound"
     ACCELERATOR_INVALID = "AcceleratorInvalid"
+    TENANT_INVALID = "TenantInvalid"
     GPUS_EXCEED_NODE = "GPUsExceedNode"
     NAME_CONFLICT = "NameConflict"
     APPLY_FAILED = "ApplyFailed"

@@ -18,11 +18,15 @@ FIELD_MANAGER = "modelfleet"
 SCALE_FIELD_MANAGER = "modelfleet-scaler"
 """Owns `spec.replicas` alone, so that a hand edit shows up as another manager's field."""
 
+FENCE_FIELD_MANAGER = "modelfleet-fence"
+"""Owns what a Tenant's status says of its fence, which is written at other moments than the rest of it."""
+
 MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
 MANAGED_BY = "modelfleet"
 DEPLOYMENT_LABEL = f"{GROUP}/deployment"
 ENGINE_LABEL = f"{GROUP}/engine"
 MODEL_ANNOTATION = f"{GROUP}/model"
+FENCE_EPOCH_ANNOTATION = f"{GROUP}/fence-epoch"
 APPLIED_HASH_ANNOTATION = f"{GROUP}/applied-hash"
 DELETION_COST_ANNOTATION = "controller.kubernetes.io/pod-deletion-cost"
 

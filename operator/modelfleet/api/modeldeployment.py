@@ -13,8 +13,26 @@ Seconds = Annotated[int, Field(ge=0, le=86_400)]
 Replicas = Annotated[int, Field(ge=1, le=1_000)]
 
 
+PRE_STOP_SECONDS = 5
+"""Between a pod's deletion and SIGTERM: time for every proxy to stop sending it new requests."""
 GRACE_MARGIN_SECONDS = 10
 """What a pod's grace period has beyond its draining: the container still has to end."""
+
+
+def pre_stop_seconds(drain_seconds: int, *, drains_on_sigterm: bool) -> int:
+    """Return how long a pod's stop is delayed: where the server does not drain by itself, for the whole drain."""
+    return PRE_STOP_SECONDS if drains_on_sigterm else max(1, drain_seconds)
+
+
+def grace_seconds(drain_seconds: int, *, drains_on_sigterm: bool) -> int:
+    """Return a pod's grace period: the longest time from its deletion until it is gone."""
+    delay_seconds = pre_stop_seconds(drain_seconds, drains_on_sigterm=drains_on_sigterm)
+    return delay_seconds + drain_seconds + GRACE_MARGIN_SECONDS
+
+
+def longest_grace_seconds(drain_seconds: int) -> int:
+    """Return the longest grace period that a pod has with this drain, whatever its engine."""
+    return max(grace_seconds(drain_seconds, drains_on_sigterm=drains) for drains in (True, False))
 
 
 class Mode(StrEnum):

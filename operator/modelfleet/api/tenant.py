@@ -92,6 +92,26 @@ class ClassUsage(Model):
     """GPUs that its replicas ask for and do not have yet."""
 
 
+class NamespaceLimit(Model):
+    """What pods of one namespace may request of one resource."""
+
+    namespace: Name
+    """The namespace."""
+    resource: Annotated[str, StringConstraints(min_length=1, max_length=317)]
+    """Name of the resource, for example nvidia.com/gpu."""
+    gpus: Count
+    """Most that its ResourceQuota may allow."""
+
+
+class FenceStatus(Model):
+    """How the limit is split over several namespaces. No ResourceQuota allows more, whichever operator writes it."""
+
+    epoch: Count = 0
+    """Counts how often something was taken from a namespace."""
+    limits: Annotated[tuple[NamespaceLimit, ...], Field(max_length=2_048)] = ()
+    """Each namespace and resource."""
+
+
 class TenantStatus(Model):
     """What the tenant has, over all classes and class by class, and what stands in its way."""
 
@@ -113,7 +133,9 @@ class TenantStatus(Model):
     """Each class of spec.quotas."""
     namespaces: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     """The namespaces that are the tenant's: those of the spec that no older Tenant names."""
+    fence: FenceStatus | None = None
+    """How the limit is split; absent where one namespace has it all."""
     updated_at: datetime | None = None
     """When these counts last changed."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()
-    """WithinQuota, Borrowing, Lending, NamespacesClaimed."""
+    """WithinQuota, Borrowing, Lending, NamespacesClaimed; while the spec cannot be read, Stalled alone."""

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
-from modelfleet.api.modeldeployment import GRACE_MARGIN_SECONDS, Mode, ModelDeploymentSpec
+from modelfleet.api.modeldeployment import Mode, ModelDeploymentSpec, longest_grace_seconds
 from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, admit, share_allowance
 from modelfleet.decide.allocate import Ask, Replica
@@ -409,8 +409,8 @@ def _ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[P
         asked=min(draft.asked, draft.current) if told or _yields(draft, now) else draft.asked,
         tenant=tenant,
         replicas=tuple(Replica(pod.name, pod.node, pod.ready_at is not None, _in_flight(pod)) for pod in stay),
-        grace_seconds=2 * spec.drain_seconds + GRACE_MARGIN_SECONDS,
         min_replicas=spec.scaling.min_replicas,
+        grace_seconds=longest_grace_seconds(spec.drain_seconds),
     )
 
 
@@ -561,7 +561,7 @@ def _current(observed: Observed, memory: Memory) -> int:
     if child is not None and (not auto or observed.fault is not None or observed.foreign_autoscaler):
         return child.replicas
     if memory.desired is not None and memory.last_decided_at is not None:
-        return memory.desired or floor
+        return memory.desired
     if child is not None and not child.scaled_by_other:
         return child.replicas
     if observed.recorded_desired:

@@ -96,6 +96,7 @@ _PERMANENT = frozenset(
         Reason.RUNTIME_INVALID,
         Reason.ACCELERATOR_NOT_FOUND,
         Reason.ACCELERATOR_INVALID,
+        Reason.TENANT_INVALID,
         Reason.INTERNAL_ERROR,
         Reason.GPUS_EXCEED_NODE,
         Reason.NAME_CONFLICT,

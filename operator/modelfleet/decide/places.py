@@ -7,10 +7,9 @@ from modelfleet.decide.snapshot import Node
 
 
 class Places:
-    """Free and draining GPUs by node, as kube-scheduler would use them up: by default it spreads pods.
+    """Free and draining GPUs by node.
 
-    A grant that counts on a tighter fit is fragmented away, and its pod waits. Nodes are numbered in the order of their
-    names, so that every answer is the same however they are listed.
+    Nodes are numbered in the order of their names, so that every answer is the same however they are listed.
     """
 
     def __init__(self, nodes: Iterable[Node]) -> None:
@@ -25,7 +24,11 @@ class Places:
             self._with_free[free].append(number)
 
     def take(self, gpus: int, count: int = 1) -> int:
-        """Take GPUs for so many replicas, each of the node that has the most free; return for how many."""
+        """Take GPUs for so many replicas, each of the node with the most free; return for how many.
+
+        As kube-scheduler spreads pods by default. A grant that counts on a tighter fit is fragmented away, and its pod
+        waits; one that is too cautious follows a decision later, when the other pods have their nodes.
+        """
         free, left = self.free, count
         for rest in range(len(self._with_free) - 1, gpus - 1, -1):
             numbers = self._with_free[rest]

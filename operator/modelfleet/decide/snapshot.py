@@ -200,6 +200,7 @@ class Tenant:
             terminating ones and those on cordoned nodes included.
         output_tokens_per_second: Load that may buy replicas; None when unlimited.
         model_output_tokens_per_second: The same of single models, by spec.model.name.
+        fault: Why its spec cannot be read. It then has what it holds, of every class, and no more.
     """
 
     name: str
@@ -209,6 +210,7 @@ class Tenant:
     used_gpus: Mapping[str, int] = field(default_factory=dict)
     output_tokens_per_second: float | None = None
     model_output_tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+    fault: Fault | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

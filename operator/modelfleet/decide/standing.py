@@ -7,7 +7,7 @@ from modelfleet.api.conditions import Reason, TenantCondition
 from modelfleet.decide.explain import why_taken
 from modelfleet.decide.plan import Plan, StepName
 from modelfleet.decide.shares import Reclaim
-from modelfleet.decide.snapshot import Quota, Snapshot, Tenant
+from modelfleet.decide.snapshot import Fault, Quota, Snapshot, Tenant
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -153,6 +153,16 @@ def judge_tenant(
     )
 
 
+def judge_unreadable(fault: Fault) -> TenantVerdict:
+    """Return what a Tenant is told whose spec cannot be read."""
+    return TenantVerdict(
+        TenantCondition.STALLED,
+        True,
+        Reason.INVALID_SPEC,
+        f"{fault.message}. Until then its ResourceQuotas stay as they are, and its replicas as many",
+    )
+
+
 def judge_claims(taken: Mapping[str, str]) -> TenantVerdict:
     """Return whether every namespace that a tenant names is its own; `taken` has the owner of each that is not."""
     if not taken:
@@ -173,6 +183,7 @@ def one_word(verdicts: Iterable[TenantVerdict]) -> Reason:
 
 
 _WORDS = (
+    Reason.INVALID_SPEC,
     Reason.CLAIMED_BY_ANOTHER,
     Reason.OVER_QUOTA,
     Reason.GIVING_BACK,

@@ -22,7 +22,7 @@ from modelfleet.api.meta import (
     MODEL_ANNOTATION,
     Key,
 )
-from modelfleet.api.modeldeployment import GRACE_MARGIN_SECONDS, ModelDeploymentSpec
+from modelfleet.api.modeldeployment import ModelDeploymentSpec, grace_seconds, pre_stop_seconds
 from modelfleet.engines.dialects import DIALECTS
 
 Manifest = dict[str, Any]
@@ -31,8 +31,6 @@ CONTAINER = "engine"
 PORT_NAME = "http"
 SERVICE_PORT = 80
 USER_ID = 1000
-PRE_STOP_SECONDS = 5
-"""Between a pod's deletion and SIGTERM: time for every proxy to stop sending it new requests."""
 STARTUP_PERIOD_SECONDS = 5
 PROGRESS_MARGIN_SECONDS = 60
 
@@ -154,11 +152,12 @@ def _deployment(
 
 
 def _pod_spec(spec: ModelDeploymentSpec, runtime: InferenceRuntimeSpec, accelerator: AcceleratorClassSpec) -> Manifest:
-    pre_stop = PRE_STOP_SECONDS if DIALECTS[runtime.engine].drains_on_sigterm else max(1, spec.drain_seconds)
+    drains = DIALECTS[runtime.engine].drains_on_sigterm
+    pre_stop = pre_stop_seconds(spec.drain_seconds, drains_on_sigterm=drains)
     return {
         "automountServiceAccountToken": False,
         "enableServiceLinks": False,
-        "terminationGracePeriodSeconds": pre_stop + spec.drain_seconds + GRACE_MARGIN_SECONDS,
+        "terminationGracePeriodSeconds": grace_seconds(spec.drain_seconds, drains_on_sigterm=drains),
         "nodeSelector": dict(accelerator.node_selector),
         "tolerations": [
             {name: value for name, value in toleration.model_dump().items() if value}

@@ -6,7 +6,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from modelfleet.api.meta import API_VERSION, MANAGED_BY, MANAGED_BY_LABEL
+from modelfleet.api.meta import API_VERSION, FENCE_EPOCH_ANNOTATION, MANAGED_BY, MANAGED_BY_LABEL
 from modelfleet.decide.snapshot import Tenant
 
 QUOTA_NAME = "modelfleet-gpus"
@@ -59,16 +59,37 @@ def _divide(limit: int, held: Mapping[str, int], needed: Mapping[str, int]) -> d
     return shares
 
 
-def lowered(live: Mapping[str, Mapping[str, int]], wanted: Split) -> Split:
-    """Return the limits to write before any is raised: no live limit grows, and none that is missing stays so."""
+def lowered(granted: Split, wanted: Split) -> Split:
+    """Return the split on the way from one to another: what is taken is taken, and nothing is given yet."""
     return {
-        namespace: {name: min(hard, live.get(namespace, {}).get(name, hard)) for name, hard in limits.items()}
+        namespace: {name: min(hard, granted.get(namespace, {}).get(name, 0)) for name, hard in limits.items()}
         for namespace, limits in wanted.items()
     }
 
 
-def resource_quota(namespace: str, tenant: str, uid: str, hard: Mapping[str, int]) -> dict[str, Any]:
-    """Return the manifest; the Tenant owns it, so it goes with the Tenant."""
+def raised(low: Split, wanted: Split, used: Mapping[str, Mapping[str, int]]) -> Split:
+    """Return how far a split may be raised: pods that came while it was being lowered count beside the limits.
+
+    Args:
+        low: The limits in force.
+        wanted: What they are to become; added up they are the tenant's limit.
+        used: What pods request by namespace, by the names of the limits.
+    """
+    split: Split = {namespace: {} for namespace in wanted}
+    for name in sorted({name for limits in wanted.values() for name in limits}):
+        taken = {namespace: max(low[namespace][name], used.get(namespace, {}).get(name, 0)) for namespace in wanted}
+        left = max(0, sum(limits[name] for limits in wanted.values()) - sum(taken.values()))
+        for namespace, limits in wanted.items():
+            # Up to what its pods have already it costs the others nothing.
+            hard = min(limits[name], taken[namespace])
+            more = min(left, limits[name] - hard)
+            split[namespace][name] = hard + more
+            left -= more
+    return split
+
+
+def new_quota(namespace: str, tenant: str, uid: str, hard: Mapping[str, int]) -> dict[str, Any]:
+    """Return the manifest of a ResourceQuota that does not exist yet and lets nothing through."""
     return {
         "apiVersion": "v1",
         "kind": "ResourceQuota",
@@ -76,16 +97,44 @@ def resource_quota(namespace: str, tenant: str, uid: str, hard: Mapping[str, int
             "name": QUOTA_NAME,
             "namespace": namespace,
             "labels": {MANAGED_BY_LABEL: MANAGED_BY, "app.kubernetes.io/part-of": "modelfleet"},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "Tenant",
-                    "name": tenant,
-                    "uid": uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "annotations": {FENCE_EPOCH_ANNOTATION: "0"},
+            "ownerReferences": _owners(tenant, uid),
         },
-        "spec": {"hard": {name: str(gpus) for name, gpus in hard.items()}},
+        "spec": {"hard": dict.fromkeys(hard, "0")},
     }
+
+
+def quota_patch(
+    tenant: str, uid: str, hard: Mapping[str, int], *, epoch: int, seen: int | None
+) -> list[dict[str, Any]]:
+    """Return the JSON patch that sets the limits; it fails where the quota is of another epoch than was seen.
+
+    Args:
+        tenant: The Tenant that owns it, and with which it goes.
+        uid: The Tenant's UID.
+        hard: The limits.
+        epoch: The fence's epoch.
+        seen: The epoch that the quota had; None where it has none.
+    """
+    annotation = f"/metadata/annotations/{FENCE_EPOCH_ANNOTATION.replace('/', '~1')}"
+    return [
+        *([{"op": "test", "path": annotation, "value": str(seen)}] if seen is not None else []),
+        {"op": "add", "path": annotation, "value": str(epoch)}
+        if seen is not None
+        else {"op": "add", "path": "/metadata/annotations", "value": {FENCE_EPOCH_ANNOTATION: str(epoch)}},
+        {"op": "add", "path": "/metadata/ownerReferences", "value": _owners(tenant, uid)},
+        {"op": "add", "path": "/spec/hard", "value": {name: str(gpus) for name, gpus in hard.items()}},
+    ]
+
+
+def _owners(tenant: str, uid: str) -> list[dict[str, Any]]:
+    return [
+        {
+            "apiVersion": API_VERSION,
+            "kind": "Tenant",
+            "name": tenant,
+            "uid": uid,
+            "controller": True,
+            "blockOwnerDeletion": False,
+        }
+    ]

@@ -4,10 +4,8 @@ Every write goes through here, asks leadership first, and returns an outcome as 
 failed write never stops another's.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
-from time import monotonic
 
 import structlog
 
@@ -29,18 +27,15 @@ from modelfleet.decide.plan import Scale
 from modelfleet.decide.snapshot import Fault
 from modelfleet.render.children import applied_hash, children, replicas_patch
 from modelfleet.render.drift import holds
-from modelfleet.render.quota import Split, lowered, resource_quota
 from modelfleet.render.rollout import may_surge
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror, Table
-from modelfleet.shell.records import ChildRecord, DeploymentRecord, QuotaRecord, TenantRecord, controller_of
+from modelfleet.shell.records import ChildRecord, DeploymentRecord, controller_of
 
 REPAIR_FIELD_MANAGER = f"{FIELD_MANAGER}-repair"
 VICTIM_COST = "-1000"
 """pod-deletion-cost of the pods that should go first; pods without one cost 0."""
 DISOWN_ATTEMPTS = 5
-ABSENT_SECONDS = 15.0
-"""Between two attempts to fence a namespace that a Tenant names and that does not exist."""
 
 log = structlog.get_logger()
 
@@ -82,7 +77,6 @@ class Writer:
             "PodDisruptionBudget": mirror.budgets,
         }
         self._applied: set[tuple[str, str]] = set()
-        self._absent_until: dict[str, float] = {}
 
     async def scale(self, scale: Scale) -> ScaleOutcome:
         """Mark the pods that should go, then ask for the count with one patch."""
@@ -152,56 +146,6 @@ class Writer:
         quota = self._mirror.quotas.get(namespace)
         hard = quota.hard.get(f"requests.{resource}") if quota is not None else None
         return None if hard is None else hard - self._mirror.requested[namespace, resource]
-
-    # --- the fence ------------------------------------------------------------------------------
-
-    def fence_differs(self, tenant: TenantRecord, wanted: Split) -> bool:
-        """Return whether a ResourceQuota of a tenant's is not as it should be."""
-        return any(self._quota_differs(tenant, namespace, hard) for namespace, hard in wanted.items())
-
-    async def fence(self, tenant: TenantRecord, wanted: Split) -> bool:
-        """Write a tenant's ResourceQuotas, what is lowered first; return whether all are as they should be."""
-        live = {namespace: quota.hard for namespace, quota in self._mirror.quotas.items()}
-        for step in (lowered(live, wanted), wanted):
-            written = [await self._write_quota(tenant, namespace, hard) for namespace, hard in step.items()]
-            if not all(written):
-                return False  # nothing is raised before everything is lowered
-        return True
-
-    async def unfence(self, quota: QuotaRecord) -> bool:
-        """Delete the ResourceQuota of a namespace that is no tenant's any more."""
-        path = resource_path("v1", "ResourceQuota", namespace=quota.key.namespace, name=quota.key.name)
-        try:
-            self._ask_leadership()
-            await self._kubernetes.delete(path, uid=quota.uid)
-        except (NotFound, Conflict):
-            return True
-        except KubernetesError as error:
-            log.warning("quota not deleted; retrying", namespace=quota.key.namespace, error=str(error))
-            return False
-        return True
-
-    async def _write_quota(self, tenant: TenantRecord, namespace: str, hard: Mapping[str, int]) -> bool:
-        if not self._quota_differs(tenant, namespace, hard):
-            return True
-        try:
-            answer = await self._apply(
-                resource_quota(namespace, tenant.name, tenant.uid, hard), field_manager=FIELD_MANAGER
-            )
-        except NotFound:
-            self._absent_until[namespace] = monotonic() + ABSENT_SECONDS
-            return True  # where there is no namespace there are no pods
-        except KubernetesError as error:
-            log.warning("quota not written; retrying", tenant=tenant.name, namespace=namespace, error=str(error))
-            return False
-        self._mirror.quota_table.upsert(answer)
-        return True
-
-    def _quota_differs(self, tenant: TenantRecord, namespace: str, hard: Mapping[str, int]) -> bool:
-        if monotonic() < self._absent_until.get(namespace, 0.0):
-            return False
-        live = self._mirror.quotas.get(namespace)
-        return live is None or live.owner_uid != tenant.uid or live.hard != hard
 
     async def _apply_one(self, record: DeploymentRecord, manifest: Json, before: Json, desired: int) -> bool:
         """Apply one child where it is not as rendered; return whether it had been tampered with."""
@@ -282,17 +226,12 @@ class Writer:
             return  # gone by itself
 
     async def _apply(self, manifest: Json, *, field_manager: str) -> Json:
-        self._ask_leadership()
+        self._leadership.ask()
         return await self._kubernetes.apply(manifest, field_manager=field_manager)
 
     async def _patch(self, path: str, body: Json, *, field_manager: str = FIELD_MANAGER) -> Json:
-        self._ask_leadership()
+        self._leadership.ask()
         return await self._kubernetes.merge_patch(path, body, field_manager=field_manager)
-
-    def _ask_leadership(self) -> None:
-        """Refuse a write that is no longer this process's: it may have been paused since the one before."""
-        if not self._leadership.held():
-            raise NotLeading("this process does not lead any more")
 
     async def _refuse_foreign(self, record: DeploymentRecord, manifest: Json) -> None:
         """Make sure that no object of somebody else has the name: apply would take it over."""
@@ -315,10 +254,6 @@ class Writer:
 def _body(manifest: Json) -> Json:
     # Items of a list carry neither apiVersion nor kind; their collection says both.
     return {"metadata": manifest["metadata"], "spec": manifest["spec"]}
-
-
-class NotLeading(KubernetesError):
-    """The lease is not held, so nothing may be written."""
 
 
 class _NameTaken(Exception):

@@ -33,6 +33,10 @@ RETRY_SECONDS = 0.5
 log = structlog.get_logger()
 
 
+class NotLeading(KubernetesError):
+    """The lease is not held, so nothing may be written."""
+
+
 class LeadershipLost(Exception):
     """The lease could not be renewed in time, or somebody else holds it."""
 
@@ -52,6 +56,15 @@ class Leadership:
     def held(self) -> bool:
         """Return whether this process may write now."""
         return self._renewed_at is not None and monotonic() - self._renewed_at < GIVE_UP_SECONDS
+
+    def ask(self) -> None:
+        """Refuse a write that is no longer this process's: it may have been paused since the one before.
+
+        Raises:
+            NotLeading: When it may not write.
+        """
+        if not self.held():
+            raise NotLeading("this process does not lead any more")
 
     async def acquire(self) -> None:
         """Wait until the lease is free or expired, and take it."""

@@ -24,6 +24,7 @@ from modelfleet.render.quota import hard_limits
 from modelfleet.shell import telemetry
 from modelfleet.shell.apply import ScaleOutcome, Writer
 from modelfleet.shell.events import Event, EventType, Recorder
+from modelfleet.shell.fence import Fence
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.observe import observe, targets
@@ -122,6 +123,7 @@ class FleetLoop:
         self._tick_seconds = tick_seconds
         self._unbound_may_borrow = unbound_may_borrow
         self._writer = Writer(kubernetes, mirror, leadership)
+        self._fences = Fence(kubernetes, mirror, leadership)
         self._reporter = Reporter(kubernetes, mirror, leadership)
         self._tenant_reporter = TenantReporter(kubernetes, mirror, leadership)
         self._recorder = Recorder(kubernetes, identity=identity)
@@ -262,10 +264,10 @@ class FleetLoop:
         bound = {namespace for tenant in snapshot.tenants for namespace in tenant.namespaces}
         for namespace, quota in self._mirror.quotas.items():
             if namespace not in bound:
-                self._background.start(("fence", quota.key), lambda q=quota: self._writer.unfence(q))  # type: ignore[misc]
+                self._background.start(("fence", quota.key), lambda q=quota: self._fences.remove(q))  # type: ignore[misc]
         if not bound:
             return
-        resources = {name: accelerator.resource_name for name, accelerator in self._mirror.classes().items()}
+        resources = self._mirror.resource_names()
         needed = Counter(self._mirror.requested)
         for observed in snapshot.deployments:
             spec = observed.spec
@@ -274,10 +276,12 @@ class FleetLoop:
                 missing = max(0, plan.decisions[observed.key].desired - alive)
                 needed[observed.key.namespace, resources[spec.accelerator]] += missing * spec.gpus_per_replica
         for tenant in snapshot.tenants:
+            if tenant.fault is not None:
+                continue  # its fence stays as it is
             wanted = hard_limits(tenant, resources=resources, held=self._mirror.requested, needed=needed)
             record = self._mirror.tenants[tenant.name]
-            if self._writer.fence_differs(record, wanted):
-                self._background.start(("fence", tenant.name), lambda r=record, w=wanted: self._writer.fence(r, w))  # type: ignore[misc]
+            if self._fences.differs(record, wanted):
+                self._background.start(("fence", tenant.name), lambda r=record, w=wanted: self._fences.move(r, w))  # type: ignore[misc]
 
     def _provision(self, snapshot: Snapshot, plan: Plan, now: float) -> None:
         for observed in snapshot.deployments:

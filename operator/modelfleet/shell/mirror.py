@@ -174,6 +174,7 @@ class Mirror:
             self.accelerator_objects[name] = {
                 "generation": item["metadata"].get("generation", 0),
                 "status": item.get("status") or {},
+                "resourceName": (item.get("spec") or {}).get("resourceName"),
             }
         if before != self.accelerators.get(name):
             self._touch_users(lambda spec: spec.accelerator == name)
@@ -181,7 +182,8 @@ class Mirror:
     def tenant(self, event_type: str | None, item: Json) -> None:
         """Take an event of a Tenant."""
         record = parse_tenant(item)
-        before = self.tenants.get(record.name)
+        name = record.name
+        before = self.tenants.get(name)
         if event_type == "DELETED":
             self.tenants.pop(record.name, None)
         elif before is not None and before.uid == record.uid and record.version < before.version:
@@ -189,7 +191,7 @@ class Mirror:
         else:
             self.tenants[record.name] = record
             if isinstance(record.spec, Fault) and (before is None or before.generation != record.generation):
-                log.error("a Tenant cannot be read; it counts as absent", tenant=record.name, error=record.spec.message)
+                log.error("a Tenant cannot be read; its fence stays as it is", tenant=name, error=record.spec.message)
         if event_type == "DELETED" or before is None or before.spec != record.spec:
             self.news.set()
 
@@ -203,6 +205,16 @@ class Mirror:
     def classes(self) -> dict[str, AcceleratorClassSpec]:
         """Return the AcceleratorClasses that can be read, by name."""
         return {name: spec for name, spec in self.accelerators.items() if isinstance(spec, AcceleratorClassSpec)}
+
+    def resource_names(self) -> dict[str, str]:
+        """Return the resource of every AcceleratorClass, of those too that cannot be read: their fence stays."""
+        default = AcceleratorClassSpec.model_fields["resource_name"].default
+        return {
+            name: spec.resource_name
+            if isinstance(spec, AcceleratorClassSpec)
+            else str(self.accelerator_objects[name]["resourceName"] or default)
+            for name, spec in self.accelerators.items()
+        }
 
     def own_pods(self, key: Key) -> Iterator[PodRecord]:
         """Yield the pods that the deployment's own Deployment controls, whatever labels others carry."""

@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Mapping
 
 from modelfleet.adapters.source import SignalSource, Target
+from modelfleet.api.conditions import Reason
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
@@ -11,7 +12,7 @@ from modelfleet.decide.faults import find_fault
 from modelfleet.decide.snapshot import Child, Fault, Observed, Pod, Quota, Snapshot, Tenant
 from modelfleet.engines.dialects import DIALECTS
 from modelfleet.shell.mirror import Mirror
-from modelfleet.shell.records import DeploymentRecord, PodRecord, TenantRecord
+from modelfleet.shell.records import DeploymentRecord, PodRecord, QuotaRecord, TenantRecord
 
 
 def targets(mirror: Mirror) -> list[Target]:
@@ -53,58 +54,82 @@ def observe(
         blocked: Deployments whose children cannot be applied, and why.
         unbound_may_borrow: The operator's setting of that name.
     """
+    tenants = _tenants(mirror)
+    unreadable = {
+        namespace: Fault(
+            Reason.TENANT_INVALID,
+            f"Tenant {tenant.name!r}, whose namespace this is, cannot be read: {tenant.fault.message}. "
+            "Until then replicas are neither added nor taken",
+        )
+        for tenant in tenants
+        if tenant.fault is not None
+        for namespace in tenant.namespaces
+    }
     nodes = {name: mirror.nodes_of(accelerator) for name, accelerator in mirror.classes().items()}
     largest = {name: max((node.allocatable_gpus for node in found), default=0) for name, found in nodes.items()}
     return Snapshot(
         taken_at=now,
         metrics_max_age_seconds=source.max_age_seconds(),
         deployments=tuple(
-            _observed(mirror, source, record, largest, blocked.get(record.key))
+            _observed(mirror, source, record, largest, unreadable.get(record.key.namespace) or blocked.get(record.key))
             for record in mirror.deployments.values()
             if not record.deleting
         ),
         nodes=nodes,
-        tenants=_tenants(mirror),
+        tenants=tenants,
         unbound_may_borrow=unbound_may_borrow,
     )
 
 
-def claims(tenants: Iterable[TenantRecord]) -> dict[str, str]:
-    """Return the name of the Tenant that each namespace belongs to: the oldest that names it, then the least name."""
+def claims(tenants: Iterable[TenantRecord], quotas: Mapping[str, QuotaRecord]) -> dict[str, str]:
+    """Return the name of the Tenant that each namespace belongs to: the oldest that names it, then the least name.
+
+    Args:
+        tenants: All Tenants. One that cannot be read keeps the namespaces that it has.
+        quotas: The operator's ResourceQuotas by namespace, each owned by the Tenant that has it.
+    """
     owner: dict[str, str] = {}
     for tenant in sorted(tenants, key=lambda tenant: (tenant.created_at, tenant.name)):
-        if isinstance(tenant.spec, TenantSpec) and not tenant.deleting:
-            for namespace in tenant.spec.namespaces:
+        if not tenant.deleting:
+            for namespace in _named(tenant, quotas):
                 owner.setdefault(namespace, tenant.name)
     return owner
 
 
+def _named(tenant: TenantRecord, quotas: Mapping[str, QuotaRecord]) -> tuple[str, ...]:
+    if isinstance(tenant.spec, TenantSpec):
+        return tenant.spec.namespaces
+    fenced = {namespace for namespace, quota in quotas.items() if quota.owner_uid == tenant.uid}
+    return tuple(sorted(fenced | set(tenant.status.namespaces if tenant.status else ())))
+
+
 def _tenants(mirror: Mirror) -> tuple[Tenant, ...]:
-    owner = claims(mirror.tenants.values())
+    owner = claims(mirror.tenants.values(), mirror.quotas)
     places = {
         name: (accelerator.resource_name, mirror.node_names_of(accelerator))
         for name, accelerator in (mirror.classes().items() if owner else ())
     }
-    return tuple(
-        _tenant(mirror, record.name, record.spec, owner, places)
-        for record in mirror.tenants.values()
-        if isinstance(record.spec, TenantSpec) and not record.deleting
-    )
+    return tuple(_tenant(mirror, record, owner, places) for record in mirror.tenants.values() if not record.deleting)
 
 
 def _tenant(
     mirror: Mirror,
-    name: str,
-    spec: TenantSpec,
+    record: TenantRecord,
     owner: Mapping[str, str],
     places: Mapping[str, tuple[str, frozenset[str]]],
 ) -> Tenant:
-    namespaces = tuple(namespace for namespace in spec.namespaces if owner[namespace] == name)
+    name, spec = record.name, record.spec
+    namespaces = tuple(namespace for namespace in _named(record, mirror.quotas) if owner[namespace] == name)
+    used = {accelerator: mirror.held_by(namespaces, *place) for accelerator, place in places.items()}
+    if isinstance(spec, Fault):
+        kept = {accelerator: Quota(gpus, 0, 0) for accelerator, gpus in used.items()}
+        return Tenant(name=name, namespaces=namespaces, quotas=kept, used_gpus=used, fault=spec)
     allowances = spec.tokens_per_minute
     return Tenant(
         name=name,
         namespaces=namespaces,
         cohort=spec.cohort or "",
+        # Whose namespaces are all others' can neither use GPUs nor lend them.
         quotas={
             quota.accelerator: Quota(
                 nominal_gpus=quota.nominal_quota,
@@ -112,9 +137,9 @@ def _tenant(
                 lending_limit_gpus=quota.lending_limit,
                 weight=quota.weight,
             )
-            for quota in spec.quotas
+            for quota in (spec.quotas if namespaces else ())
         },
-        used_gpus={name: mirror.held_by(namespaces, *place) for name, place in places.items()},
+        used_gpus=used,
         output_tokens_per_second=allowances.output / 60
         if allowances is not None and allowances.output is not None
         else None,

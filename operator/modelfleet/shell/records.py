@@ -1,6 +1,7 @@
 """Raw API objects become slim records: what a decision or a report needs, and nothing else."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -12,6 +13,8 @@ from modelfleet.api.conditions import Reason
 from modelfleet.api.meta import (
     APPLIED_HASH_ANNOTATION,
     DEPLOYMENT_LABEL,
+    FENCE_EPOCH_ANNOTATION,
+    FENCE_FIELD_MANAGER,
     FIELD_MANAGER,
     SCALE_FIELD_MANAGER,
     Key,
@@ -232,6 +235,9 @@ class QuotaRecord:
 
     Attributes:
         hard: Limits that the operator owns, by `requests.<resourceName>`; one that somebody changed is not among them.
+        epoch: The fence's epoch in which it was written; None where an operator wrote it that knew none.
+        enforced: Limits that the API server goes by: a controller copies them from hard.
+        used: What the API server counts against them.
     """
 
     key: Key
@@ -239,15 +245,19 @@ class QuotaRecord:
     version: int
     owner_uid: str
     hard: Mapping[str, int]
+    epoch: int | None
+    enforced: Mapping[str, int]
+    used: Mapping[str, int]
 
 
 def parse_quota(item: Json) -> QuotaRecord:
     """Read a ResourceQuota."""
-    metadata, hard = item["metadata"], (item.get("spec") or {}).get("hard") or {}
+    metadata, hard, status = item["metadata"], (item.get("spec") or {}).get("hard") or {}, item.get("status") or {}
+    epoch = (metadata.get("annotations") or {}).get(FENCE_EPOCH_ANNOTATION, "")
     owned = {
         field.removeprefix("f:")
         for entry in metadata.get("managedFields") or ()
-        if entry.get("manager") == FIELD_MANAGER and entry.get("operation") == "Apply"
+        if entry.get("manager") in {FIELD_MANAGER, FENCE_FIELD_MANAGER}
         for field in ((entry.get("fieldsV1") or {}).get("f:spec") or {}).get("f:hard") or {}
     }
     return QuotaRecord(
@@ -256,6 +266,9 @@ def parse_quota(item: Json) -> QuotaRecord:
         version=_version(metadata),
         owner_uid=controller_of(metadata),
         hard={name: _quantity(amount) for name, amount in hard.items() if name in owned},
+        epoch=int(epoch) if epoch.isdigit() else None,
+        enforced={name: _quantity(amount) for name, amount in (status.get("hard") or {}).items()},
+        used={name: _quantity(amount) for name, amount in (status.get("used") or {}).items()},
     )
 
 
@@ -325,13 +338,28 @@ def parse_pod(item: Json) -> PodRecord | None:
 
 
 def _extended(spec: Json) -> tuple[tuple[str, int], ...]:
-    held: dict[str, int] = {}
+    """Add up the extended resources of a pod as the scheduler and the ResourceQuota do.
+
+    Source:
+        Kubernetes, k8s.io/component-helpers/resource, PodRequests: an init container runs beside the restartable ones
+        before it; all containers run beside all restartable ones.
+    """
+    beside, most, held = Counter[str](), Counter[str](), Counter[str]()
+    for container in spec.get("initContainers") or ():
+        own = _limits(container)
+        if container.get("restartPolicy") == "Always":
+            beside.update(own)
+            most |= beside
+        else:
+            most |= beside + own
     for container in spec.get("containers") or ():
-        limits = (container.get("resources") or {}).get("limits") or {}
-        for name, amount in limits.items():
-            if "/" in name and str(amount).isdigit():
-                held[name] = held.get(name, 0) + int(amount)
-    return tuple(held.items())
+        held.update(_limits(container))
+    return tuple(((held + beside) | most).items())
+
+
+def _limits(container: Json) -> Counter[str]:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return Counter({name: int(amount) for name, amount in limits.items() if "/" in name and str(amount).isdigit()})
 
 
 def _trouble(status: Json, engine: Json) -> str:

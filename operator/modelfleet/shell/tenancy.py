@@ -7,12 +7,20 @@ import structlog
 
 from modelfleet.adapters.kubernetes import Conflict, Json, Kubernetes, KubernetesError, NotFound
 from modelfleet.api.meta import API_VERSION, FIELD_MANAGER
-from modelfleet.api.tenant import ClassUsage, TenantSpec, TenantStatus
+from modelfleet.api.tenant import ClassUsage, TenantStatus
 from modelfleet.decide.explain import condition
 from modelfleet.decide.plan import Plan
 from modelfleet.decide.shares import Reclaim
-from modelfleet.decide.snapshot import Snapshot
-from modelfleet.decide.standing import Standing, TenantVerdict, judge_claims, judge_tenant, one_word, standings
+from modelfleet.decide.snapshot import Fault, Snapshot
+from modelfleet.decide.standing import (
+    Standing,
+    TenantVerdict,
+    judge_claims,
+    judge_tenant,
+    judge_unreadable,
+    one_word,
+    standings,
+)
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.records import TenantRecord
@@ -47,9 +55,12 @@ class TenantReporter:
             del self._written_at[name]
         for tenant in snapshot.tenants:
             record = self._mirror.tenants[tenant.name]
-            assert isinstance(record.spec, TenantSpec)  # noqa: S101 - others are not in a snapshot
-            taken = {name: owner[name] for name in record.spec.namespaces if owner[name] != tenant.name}
-            verdicts = (*judge_tenant(tenant, rows[tenant.name], self._draining), judge_claims(taken))
+            verdicts: tuple[TenantVerdict, ...]
+            if isinstance(record.spec, Fault):
+                verdicts = (judge_unreadable(record.spec),)
+            else:
+                taken = {name: owner[name] for name in record.spec.namespaces if owner[name] != tenant.name}
+                verdicts = (*judge_tenant(tenant, rows[tenant.name], self._draining), judge_claims(taken))
             new = _status(record, tenant.namespaces, rows[tenant.name], verdicts, now)
             if self._worth_a_write(record, new, now, snapshot.metrics_max_age_seconds):
                 yield record, new
@@ -62,7 +73,8 @@ class TenantReporter:
             "apiVersion": API_VERSION,
             "kind": "Tenant",
             "metadata": {"name": record.name, "uid": record.uid},
-            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True),
+            # The fence has its own writer.
+            "status": status.model_dump(mode="json", by_alias=True, exclude_none=True, exclude={"fence"}),
         }
         try:
             answer = await self._kubernetes.apply(manifest, field_manager=FIELD_MANAGER, subresource="status")
