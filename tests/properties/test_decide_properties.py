@@ -4,7 +4,7 @@ from copy import deepcopy
 from dataclasses import replace
 from random import Random
 
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from modelfleet.api.modeldeployment import Mode
@@ -139,12 +139,14 @@ def test_decide_apply_decide_is_empty(world: World) -> None:
     """Once a plan is written, the same moment asks for nothing more.
 
     Tokens per request are settled, and the GPUs of a replica are one: which of two mixed sizes fits a node
-    depends on the order in which they came, as it does in the scheduler.
+    depends on the order in which they came, as it does in the scheduler. Where a priority takes places, what the lower
+    one had asked for beside them is free a decision later; test_tenant_properties.py has that this comes to rest.
     """
     made, gpus, history = world
     made = [_settled(one) for one in made]
     history = {key: memory._replace(tokens_per_request=200.0) for key, memory in history.items()}
     first = decide_on(made, gpus, history)
+    assume(not any(one.reclaims for one in first.decisions.values()))
     second = decide_on(apply(made, first), gpus, first.history)
 
     assert second.scales == ()

@@ -307,8 +307,9 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenan
     asks, leaving = [], []
     for draft in drafts:
         if draft.observed.spec is not None:
-            tenant, surplus = _tenant_of(draft, tenants), _surplus(draft)
-            ask = _ask(draft, draft.observed.spec, tenant, surplus, now)
+            tenant, asked = _tenant_of(draft, tenants), _asked(draft, now)
+            surplus = _surplus(draft, draft.current if _hands_off(draft) else asked)
+            ask = _ask(draft, draft.observed.spec, tenant, surplus, asked)
             asks.append(replace(ask, may_borrow=(tenant, ask.accelerator) not in resting))
             leaving += _leaving(draft, ask, surplus)
 
@@ -378,13 +379,21 @@ def _as_it_stays(ask: Ask, draft: _Draft) -> Ask:
     )
 
 
-def _surplus(draft: _Draft) -> tuple[Pod, ...]:
-    """Return the pods beyond what was asked for: told to go and not terminating yet, or of a roll-out."""
+def _asked(draft: _Draft, now: float) -> int:
+    """Return what it asks for: one that grows while it is told to shrink would be told to shrink by less."""
     alive = [pod for pod in draft.observed.pods if not pod.terminating]
-    if len(alive) <= draft.current:
+    told = len(alive) > draft.current and any(pod.name in draft.memory.leaving for pod in alive)
+    return min(draft.asked, draft.current) if told or _yields(draft, now) else draft.asked
+
+
+def _surplus(draft: _Draft, asked: int) -> tuple[Pod, ...]:
+    """Return the pods beyond what was asked for and is: told to go and not terminating yet, or of a roll-out."""
+    alive = [pod for pod in draft.observed.pods if not pod.terminating]
+    beyond = len(alive) - max(draft.current, asked)
+    if beyond <= 0:
         return ()
     going = [pod for pod in _in_order_of_going(alive) if pod.name not in draft.memory.leaving]
-    return (*(pod for pod in alive if pod.name in draft.memory.leaving), *going)[: len(alive) - draft.current]
+    return (*(pod for pod in alive if pod.name in draft.memory.leaving), *going)[:beyond]
 
 
 def _yields(draft: _Draft, now: float) -> bool:
@@ -395,9 +404,8 @@ def _yields(draft: _Draft, now: float) -> bool:
     return now - at < HOLD_OFF_SECONDS or any(pod.terminating for pod in draft.observed.pods)
 
 
-def _ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[Pod, ...], now: float) -> Ask:
+def _ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[Pod, ...], asked: int) -> Ask:
     stay = _in_order_of_going(pod for pod in draft.observed.pods if pod.node and pod not in surplus)
-    told = any(pod.name in draft.memory.leaving for pod in surplus)
     return Ask(
         key=draft.observed.key,
         accelerator=spec.accelerator,
@@ -405,8 +413,7 @@ def _ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[P
         priority=spec.priority,
         held=len(stay),
         assured=max(draft.current, min(spec.scaling.min_replicas, draft.asked)) if draft.spec else draft.current,
-        # One that grows while it is told to shrink would be told to shrink by less.
-        asked=min(draft.asked, draft.current) if told or _yields(draft, now) else draft.asked,
+        asked=asked,
         tenant=tenant,
         replicas=tuple(Replica(pod.name, pod.node, pod.ready_at is not None, _in_flight(pod)) for pod in stay),
         min_replicas=spec.scaling.min_replicas,
