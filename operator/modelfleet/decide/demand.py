@@ -96,7 +96,8 @@ def saturated(pods: tuple[Pod, ...]) -> bool:
 
 def _total(readings: Sequence[Reading], ready: Sequence[Pod], now: float, oldest: float) -> Total:
     """Add up one signal of the ready pods, in their order."""
-    value, known, sampled_at = 0.0, 0, now
+    value: float = 0
+    known, sampled_at = 0, now
     for reading in readings:
         if type(reading) is Signal and reading.sampled_at >= oldest:
             value += reading.value
