@@ -6,7 +6,8 @@ the decision when somebody has to be told (explain.py).
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
@@ -31,6 +32,11 @@ from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
 from modelfleet.decide.replicas import MOST_REPLICAS, need, replicas
 from modelfleet.decide.shares import Allocation, Leaving, Reclaim, share_out
 from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot, Tenant
+
+# Looked up once: a member of an enumeration takes as long as three look-ups in a dictionary.
+_NONE = Limit.NONE
+_REPLICAS, _STABILIZE, _BOUNDS = StepName.REPLICAS, StepName.STABILIZE, StepName.BOUNDS
+_ADMIT, _ALLOCATE, _MODE = StepName.ADMIT, StepName.ALLOCATE, StepName.MODE
 
 HOLD_OFF_SECONDS = 60.0
 """After giving back what it had borrowed, a tenant borrows nothing of that class for so long: a lender whose load
@@ -64,12 +70,17 @@ def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
     )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Draft:
-    """A deployment's decision before GPUs are granted."""
+class _Draft(NamedTuple):
+    """A deployment's decision before GPUs are granted.
+
+    Attributes:
+        spec: None where it cannot be decided by.
+        hands_off: Why the count may not be written; Limit.NONE where it may.
+    """
 
     observed: Observed
     spec: ModelDeploymentSpec | None
+    hands_off: Limit
     memory: Memory
     current: int
     wanted: int
@@ -89,10 +100,11 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
     if spec is None or observed.fault is not None:
         why = observed.fault.message if observed.fault else "the spec was not read yet"
         return _Draft(
-            observed=observed,
-            spec=None,
-            memory=memory,
-            current=current,
+            observed,
+            None,
+            Limit.INVALID,
+            memory,
+            current,
             wanted=current,
             asked=current,
             steps=(Step(StepName.REPLICAS, current, Limit.INVALID),),
@@ -116,16 +128,8 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
         target_tokens_per_second=target,
         floor=scaling.min_replicas,
     )
-    return _Draft(
-        observed=observed,
-        spec=spec,
-        memory=memory,
-        current=current,
-        wanted=wanted,
-        asked=admitted,
-        steps=(*steps, Step(StepName.BOUNDS, bounded, bound), Step(StepName.ADMIT, admitted, cap)),
-        facts=facts,
-    )
+    steps = (*steps, Step(_BOUNDS, bounded, bound), Step(_ADMIT, admitted, cap))
+    return _Draft(observed, spec, _hands_off(observed, spec), memory, current, wanted, admitted, steps, facts)
 
 
 def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -> tuple[Memory, int, tuple[Step, ...]]:
@@ -258,7 +262,7 @@ def _recommend(
         lookback=lookback,
         tokens_per_request=tokens_per_request,
     )
-    steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
+    steps = (Step(_REPLICAS, wanted.replicas), Step(_STABILIZE, damped, limit))
     return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted)
 
 
@@ -293,7 +297,7 @@ def _admit_less(draft: _Draft, admission: Admission) -> _Draft:
         floor=draft.spec.scaling.min_replicas,
     )
     step = Step(StepName.ADMIT, admitted, cap or draft.steps[-1].limited_by)
-    return replace(draft, asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
+    return draft._replace(asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
 
 
 def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> Allocation:
@@ -308,7 +312,7 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenan
     for draft in drafts:
         if draft.observed.spec is not None:
             tenant, asked = _tenant_of(draft, tenants), _asked(draft, now)
-            surplus = _surplus(draft, draft.current if _hands_off(draft) else asked)
+            surplus = _surplus(draft, draft.current if draft.hands_off else asked)
             ask = _ask(draft, draft.observed.spec, tenant, surplus, asked)
             asks.append(replace(ask, may_borrow=(tenant, ask.accelerator) not in resting))
             leaving += _leaving(draft, ask, surplus)
@@ -318,7 +322,7 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenan
             asks, snapshot.nodes, snapshot.tenants, leaving=leaving, unbound_may_borrow=snapshot.unbound_may_borrow
         )
 
-    stays = {draft.observed.key: draft for draft in drafts if _hands_off(draft)}
+    stays = {draft.observed.key: draft for draft in drafts if draft.hands_off}
     real = share([_as_it_stays(ask, stays[ask.key]) if ask.key in stays else ask for ask in asks])
     real = _down_before_up(real, drafts, asks)
     yielding = [draft.observed.key for draft in drafts if _yields(draft, now)]
@@ -451,31 +455,32 @@ def _close(
 ) -> tuple[Decision, Scale | None, Memory]:
     """Apply the grant and the mode, and turn a difference into a write."""
     observed, memory = draft.observed, draft.memory
-    count = allocation.granted.get(observed.key, draft.asked)
-    limit = allocation.limits.get(observed.key, Limit.CAPACITY) if count < draft.asked else Limit.NONE
-    steps = (*draft.steps, Step(StepName.ALLOCATE, count, limit))
+    key, current, wanted = observed.key, draft.current, draft.wanted
+    count = allocation.granted.get(key, draft.asked)
+    limit = allocation.limits.get(key, Limit.CAPACITY) if count < draft.asked else _NONE
+    steps = (*draft.steps, Step(_ALLOCATE, count, limit))
     # What others have a right to goes whatever the mode.
-    hands_off = Limit.NONE if reclaims else _hands_off(draft)
-    desired = draft.current if hands_off else count
+    hands_off = _NONE if reclaims else draft.hands_off
+    desired = current if hands_off else count
     if hands_off:
-        steps = (*steps, Step(StepName.MODE, desired, hands_off))
+        steps = (*steps, Step(_MODE, desired, hands_off))
     decision = Decision(
-        key=observed.key,
-        current=draft.current,
-        wanted=draft.wanted,
-        desired=desired,
-        granted=count,
-        limited_by=_binding(draft.wanted, desired, steps, draft.spec),
-        steps=steps,
-        facts=draft.facts,
-        admission=draft.admission,
-        waits=allocation.waits.get(observed.key, ()),
-        reclaims=reclaims,
+        key,
+        current,
+        wanted,
+        desired,
+        count,
+        _binding(wanted, desired, steps, draft.spec),
+        steps,
+        draft.facts,
+        draft.admission,
+        allocation.waits.get(key, ()),
+        reclaims,
     )
-    told = tuple(pod for reclaim in reclaims for pod in reclaim.pods)
+    told = tuple(pod for reclaim in reclaims for pod in reclaim.pods) if reclaims else ()
     if told or memory.leaving:
         memory = _note_leaving(memory, observed, reclaims, now)
-    change = desired - draft.current
+    change = desired - current
     memory = memory._replace(
         desired=desired,
         last_decided_at=now,
@@ -490,31 +495,29 @@ def _close(
     return (
         decision,
         Scale(
-            key=observed.key,
+            key=key,
             child_uid=child.uid,
             current=child.replicas,
             replicas=desired,
             victims=_idlest(observed.pods, child.replicas - desired, first=told),
             # Somebody else's count that equals what was asked for needs no putting back.
-            reverted_from=child.scaled_by_other if child.replicas != draft.current else "",
+            reverted_from=child.scaled_by_other if child.replicas != current else "",
         ),
         memory,
     )
 
 
-def _hands_off(draft: _Draft) -> Limit:
+def _hands_off(observed: Observed, spec: ModelDeploymentSpec) -> Limit:
     """Return why the count may not be written, or Limit.NONE."""
-    if draft.spec is None:
-        return Limit.INVALID
-    if draft.observed.foreign_autoscaler:
+    if observed.foreign_autoscaler:
         return Limit.FOREIGN_AUTOSCALER
-    match draft.spec.scaling.mode:
+    match spec.scaling.mode:
+        case Mode.AUTO:
+            return _NONE
         case Mode.PAUSED:
             return Limit.PAUSED
         case Mode.RECOMMEND:
             return Limit.RECOMMEND
-        case Mode.AUTO:
-            return Limit.NONE
 
 
 def _binding(wanted: int, desired: int, steps: tuple[Step, ...], spec: ModelDeploymentSpec | None) -> Limit:
@@ -522,18 +525,18 @@ def _binding(wanted: int, desired: int, steps: tuple[Step, ...], spec: ModelDepl
 
     Below minReplicas, which a quota alone can keep it, that is what people ask about, whatever the load calls for.
     """
-    hands_off = steps[-1].name is StepName.MODE
+    hands_off = steps[-1].name is _MODE
     if spec is not None and not hands_off and desired < spec.scaling.min_replicas and steps[-1].limited_by:
         return steps[-1].limited_by
     if desired == wanted:
-        return Limit.NONE
+        return _NONE
     if spec is not None and not hands_off:
         if desired > wanted and desired == spec.scaling.min_replicas:
             return Limit.MIN_REPLICAS
         if desired < wanted and desired == spec.scaling.max_replicas:
             return Limit.MAX_REPLICAS
     before = wanted
-    binding = Limit.NONE
+    binding = _NONE
     for step in steps:
         if step.limited_by and (step.replicas < before if desired < wanted else step.replicas > before):
             binding = step.limited_by

@@ -72,12 +72,12 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
     if queued.known == 0:
         return Missing(queued.missing or "no ready pod has reported yet", fault=bool(queued.missing))
     return Demand(
-        ready=len(ready),
-        queues=tuple([queue.value for queue in _fresh(queues, oldest)]),
-        queued_requests=queued,
-        running_requests=running,
-        output_tokens_per_second=output,
-        finished_requests_per_second=finished,
+        len(ready),
+        tuple([queue.value for queue in queues if type(queue) is Signal and queue.sampled_at >= oldest]),
+        queued,
+        running,
+        output,
+        finished,
         complete=queued.known == running.known == output.known == len(ready),
         missing=queued.missing or running.missing or output.missing,
     )
@@ -94,19 +94,18 @@ def saturated(pods: tuple[Pod, ...]) -> bool:
     return bool(queues) and all(isinstance(queue, Signal) and queue.value >= 1 for queue in queues)
 
 
-def _fresh(readings: Sequence[Reading], oldest: float) -> list[Signal]:
-    return [reading for reading in readings if type(reading) is Signal and reading.sampled_at >= oldest]
-
-
 def _total(readings: Sequence[Reading], ready: Sequence[Pod], now: float, oldest: float) -> Total:
     """Add up one signal of the ready pods, in their order."""
-    fresh = _fresh(readings, oldest)
-    return Total(
-        value=sum([reading.value for reading in fresh]),
-        known=len(fresh),
-        sampled_at=min([reading.sampled_at for reading in fresh]) if fresh else 0.0,
-        missing="" if len(fresh) == len(readings) else _missing(readings, ready, now, oldest),
-    )
+    value: float = 0
+    known, sampled_at = 0, now
+    for reading in readings:
+        if type(reading) is Signal and reading.sampled_at >= oldest:
+            value += reading.value
+            if not known or reading.sampled_at < sampled_at:
+                sampled_at = reading.sampled_at
+            known += 1
+    missing = "" if known == len(readings) else _missing(readings, ready, now, oldest)
+    return Total(value, known, sampled_at if known else 0.0, missing)
 
 
 def _missing(readings: Sequence[Reading], ready: Sequence[Pod], now: float, oldest: float) -> str:

@@ -75,12 +75,12 @@ def growth_per_second(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> 
         since: Earlier samples do not count: what is added to a rate must be of the same time, or what was waiting
             a moment ago and is served now counts twice.
     """
-    first = next((sample for sample in queue if sample.at >= since), None)
-    if first is None:
-        return 0.0
-    last = queue[-1]
-    span = last.at - first.at
-    return (last.queued_requests - first.queued_requests) / span if span >= MIN_GROWTH_SPAN_SECONDS else 0.0
+    for at, queued_requests in queue:
+        if at >= since:
+            last = queue[-1]
+            span = last.at - at
+            return (last.queued_requests - queued_requests) / span if span >= MIN_GROWTH_SPAN_SECONDS else 0.0
+    return 0.0
 
 
 def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float) -> tuple[QueueSample, ...]:

@@ -225,13 +225,15 @@ def _charge(track: Track, seen: float, start_buckets: int, latency_weight: float
     lowest = track.trough[0][1]
     serving = track.asked if lowest == track.value else _asked(lowest, least)
     percent = 100.0 * seen
-    costs = []
-    for asked, added, serves, cost in zip(track.asked, track.added, serving, track.costs, strict=True):
-        share = int(percent / serves)
-        costs.append(
-            cost * KEPT + asked * BUCKET_SECONDS + added * start + price * _MISSED[share if share < 200 else 200]
-        )
-    return tuple(costs)
+    return tuple(
+        [
+            cost * KEPT
+            + asked * BUCKET_SECONDS
+            + added * start
+            + price * _MISSED[share if (share := int(percent / serves)) < 200 else 200]
+            for asked, added, serves, cost in zip(track.asked, track.added, serving, track.costs, strict=True)
+        ]
+    )
 
 
 def _follow(
@@ -251,7 +253,9 @@ def _follow(
     if value == track.value and track.asked:
         return Track(peak, trough, value, track.asked, NOTHING_ADDED, costs)
     asked = _asked(value, least)
-    added = tuple([max(0, now - before) for now, before in zip(asked, track.asked or asked, strict=True)])
+    if asked == track.asked or not track.asked:
+        return Track(peak, trough, value, asked, NOTHING_ADDED, costs)
+    added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
     return Track(peak, trough, value, asked, added, costs)
 
 

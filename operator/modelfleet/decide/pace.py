@@ -9,6 +9,7 @@ is the load in replicas: exactly 1 where s = T, whatever c is.
 """
 
 from collections.abc import Sequence
+from math import inf
 from typing import NamedTuple
 
 from modelfleet.decide.demand import should_tell
@@ -209,14 +210,22 @@ def learn_pace(
     elapsed_seconds = 0.0 if learned_at is None else max(0.0, now - learned_at)
     telling = samples.telling
     if telling:
-        idle = _least(idle, [seconds for rate, seconds in telling if rate * seconds <= IDLE_SEQUENCES], elapsed_seconds)
-        least = _least(least, [seconds for _, seconds in telling], elapsed_seconds)
+        fastest = fastest_idle = inf
+        for rate, seconds in telling:
+            if seconds <= limit_seconds:
+                within += 1
+            if seconds < fastest:  # noqa: PLR1730 - half the time of min(), once a pod
+                fastest = seconds
+            if seconds < fastest_idle and rate * seconds <= IDLE_SEQUENCES:
+                fastest_idle = seconds
+        if fastest_idle < inf:
+            idle = _least(idle, fastest_idle, elapsed_seconds)
+        least = _least(least, fastest, elapsed_seconds)
         line = line.with_samples(telling, kept=max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS))
     if least is None:
         return pace
     done = max(0.0, finished_per_second * elapsed_seconds + (running_requests - running) / 2.0)
     kept = max(0.0, 1.0 - done / REQUESTS_REMEMBERED)
-    within += sum([seconds <= limit_seconds for _, seconds in telling])
     return Pace(
         idle,
         least,
@@ -241,10 +250,7 @@ def _constant_seconds(idle: float | None, least: float, line: Line) -> float:
     return LEAST_CONSTANT * least if idle is None else most
 
 
-def _least(known: float | None, samples: list[float], elapsed_seconds: float) -> float | None:
-    if not samples:
-        return known
-    seen = min(samples)
+def _least(known: float | None, seen: float, elapsed_seconds: float) -> float:
     if known is None:
         return seen
     return known + (FALL if seen < known else min(1.0, elapsed_seconds / RISE_SECONDS)) * (seen - known)

@@ -60,8 +60,7 @@ class Facts(NamedTuple):
         return self.demand.missing or (self.pace.missing if self.pace else "")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Decision:
+class Decision(NamedTuple):
     """The outcome for one ModelDeployment, with every fact an explanation needs.
 
     Attributes:

@@ -99,6 +99,11 @@ class Need(NamedTuple):
         return self.by_latency is not None and self.by_latency >= (self.by_running or 0.0)
 
     @property
+    def unknown(self) -> bool:
+        """Whether no measure knows it."""
+        return self.by_latency is None and self.by_tokens is None and self.by_running is None
+
+    @property
     def full_replicas(self) -> float | None:
         """The load in replicas used to the full, by the measure that fits; None when all are unknown."""
         if self.paced and self.by_latency is not None:
@@ -118,10 +123,10 @@ def need(demand: Demand, load: Load, capacity: Capacity, *, load_in_replicas: fl
     """
     target, room = capacity.target_tokens_per_second, capacity.target_running_requests
     return Need(
-        by_latency=None if load_in_replicas is None else load_in_replicas / TARGET_UTILIZATION,
-        by_tokens=load.tokens_per_second / target if target else None,
-        by_running=demand.running_requests.value / room if room else None,
-        spec_target=capacity.source is CapacitySource.SPEC,
+        None if load_in_replicas is None else load_in_replicas / TARGET_UTILIZATION,
+        load.tokens_per_second / target if target else None,
+        demand.running_requests.value / room if room else None,
+        capacity.source is CapacitySource.SPEC,
     )
 
 
@@ -155,11 +160,12 @@ def replicas(
     waiting = _waiting(demand, queued_per_replica)
     by_queue = min(waiting, help_cap)
     by_running = None if need.by_running is None else min(need.by_running, help_cap)
-    by_tokens = need.by_tokens if need.spec_target or not need.paced else None
-    exact, measure = (0.0, Measure.TOKENS) if planned is None else (planned, Measure.FORECAST)
-    if planned is None:
+    if planned is not None:
+        exact, measure = planned, Measure.FORECAST
+    else:
+        exact, measure = 0.0, Measure.TOKENS
         for each, its in (
-            (by_tokens, Measure.TOKENS),
+            (need.by_tokens if need.spec_target or not need.paced else None, Measure.TOKENS),
             (need.by_latency, Measure.LATENCY),
             (by_running, Measure.RUNNING),
         ):
@@ -172,7 +178,7 @@ def replicas(
         return Wanted(count, need.by_latency, need.by_tokens, by_running, by_queue, why, planned, within_tolerance)
 
     idle = complete and demand.queued_requests.value == 0 and demand.running_requests.value == 0
-    if need.full_replicas is None and not idle and by_queue <= current:
+    if not idle and by_queue <= current and need.unknown:
         return wanted(current, Measure.CAPACITY_UNKNOWN)
     if current > 0 and _within(exact, current, tolerance=tolerance, planned=planned is not None):
         return wanted(current, measure, within_tolerance=True)

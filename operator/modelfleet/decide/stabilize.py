@@ -23,11 +23,11 @@ def remember(
         seconds: Length of the window.
         keep_highest: Whether the window's maximum or its minimum is asked for.
     """
-    kept = [
-        past
-        for past in window
-        if past.at >= now - seconds and (past.replicas > wanted if keep_highest else past.replicas < wanted)
-    ]
+    since = now - seconds
+    if keep_highest:
+        kept = [past for past in window if past.replicas > wanted and past.at >= since]
+    else:
+        kept = [past for past in window if past.replicas < wanted and past.at >= since]
     return (*kept, Recommendation(now, wanted))
 
 
@@ -65,7 +65,7 @@ def stabilize(
     if wanted > current:
         if not behavior.scale_up.enabled:
             return current, Limit.SCALE_UP_RATE
-        floor_count = max(current, min(past.replicas for past in lowest))
+        floor_count = max(current, min([past.replicas for past in lowest]))
         limit = _up_limit(current, events, behavior.scale_up.policies, now)
         if min(floor_count, limit) == wanted:
             return wanted, Limit.NONE
@@ -75,7 +75,7 @@ def stabilize(
             return current, Limit.SCALE_DOWN_RATE
         if now - deciding_since < behavior.scale_down.stabilization_window_seconds:
             return current, Limit.WARM_UP
-        ceiling = min(current, max(past.replicas for past in highest))
+        ceiling = min(current, max([past.replicas for past in highest]))
         limit = _down_limit(current, events, behavior.scale_down.policies, now)
         if max(ceiling, limit) == wanted:
             return wanted, Limit.NONE
@@ -96,15 +96,16 @@ def remember_events(
 
 
 def _up_limit(current: int, events: tuple[ScaleEvent, ...], policies: tuple[ScalingPolicy, ...], now: float) -> int:
-    return max(current, *(_raised(policy, _period_start(current, events, policy, now)) for policy in policies))
+    return max([current, *[_raised(policy, _period_start(current, events, policy, now)) for policy in policies]])
 
 
 def _down_limit(current: int, events: tuple[ScaleEvent, ...], policies: tuple[ScalingPolicy, ...], now: float) -> int:
-    return min(current, *(_lowered(policy, _period_start(current, events, policy, now)) for policy in policies))
+    return min([current, *[_lowered(policy, _period_start(current, events, policy, now)) for policy in policies]])
 
 
 def _period_start(current: int, events: tuple[ScaleEvent, ...], policy: ScalingPolicy, now: float) -> int:
-    return current - sum(event.change for event in events if event.at > now - policy.period_seconds)
+    since = now - policy.period_seconds
+    return current - sum([event.change for event in events if event.at > since])
 
 
 def _raised(policy: ScalingPolicy, start: int) -> int:
