@@ -308,13 +308,24 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenan
         at, spec = draft.memory.gave_back_at, draft.observed.spec
         if at is not None and spec is not None and now - at < HOLD_OFF_SECONDS:
             resting.add((_tenant_of(draft, tenants), spec.accelerator))
+    # In one pool nobody gives where nobody grows, and nobody takes where all are equals.
+    open_classes = None if snapshot.tenants else _growing_classes(drafts, now)
     asks, leaving = [], []
     for draft in drafts:
-        if draft.observed.spec is not None:
+        spec = draft.observed.spec
+        if spec is not None and (open_classes is None or spec.accelerator in open_classes):
             tenant, asked = _tenant_of(draft, tenants), _asked(draft, now)
             surplus = _surplus(draft, draft.current if draft.hands_off else asked)
-            ask = _ask(draft, draft.observed.spec, tenant, surplus, asked)
-            asks.append(replace(ask, may_borrow=(tenant, ask.accelerator) not in resting))
+            ask = _ask(
+                draft,
+                spec,
+                tenant,
+                surplus,
+                asked,
+                may_borrow=(tenant, spec.accelerator) not in resting,
+                may_give=open_classes is None or len(open_classes[spec.accelerator]) > 1,
+            )
+            asks.append(ask)
             leaving += _leaving(draft, ask, surplus)
 
     def share(asks: list[Ask]) -> Allocation:
@@ -324,7 +335,8 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenan
 
     stays = {draft.observed.key: draft for draft in drafts if draft.hands_off}
     real = share([_as_it_stays(ask, stays[ask.key]) if ask.key in stays else ask for ask in asks])
-    real = _down_before_up(real, drafts, asks)
+    if snapshot.tenants:
+        real = _down_before_up(real, drafts, asks)
     yielding = [draft.observed.key for draft in drafts if _yields(draft, now)]
     if yielding:
         real = replace(real, limits={**dict.fromkeys(yielding, Limit.PREEMPTED), **real.limits})
@@ -341,6 +353,26 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenan
             if (limit := (would if key in stays.keys() - gives else real).limits.get(key)) is not None
         },
     )
+
+
+def _growing_classes(drafts: list[_Draft], now: float) -> dict[str, set[int]]:
+    """Return the accelerator classes in which somebody wants GPUs that it does not hold, with all their priorities."""
+    priorities: dict[str, set[int]] = {}
+    growing: set[str] = set()
+    for draft in drafts:
+        observed = draft.observed
+        spec = observed.spec
+        if spec is None:
+            continue
+        if spec.accelerator in priorities:
+            priorities[spec.accelerator].add(spec.priority)
+        else:
+            priorities[spec.accelerator] = {spec.priority}
+        if spec.accelerator not in growing:
+            held = len([pod for pod in observed.pods if pod.node and not pod.terminating])
+            if draft.asked > held or _yields(draft, now):
+                growing.add(spec.accelerator)
+    return {accelerator: priorities[accelerator] for accelerator in growing}
 
 
 def _down_before_up(allocation: Allocation, drafts: list[_Draft], asks: list[Ask]) -> Allocation:
@@ -385,6 +417,8 @@ def _as_it_stays(ask: Ask, draft: _Draft) -> Ask:
 
 def _asked(draft: _Draft, now: float) -> int:
     """Return what it asks for: one that grows while it is told to shrink would be told to shrink by less."""
+    if not draft.memory.leaving and draft.memory.yielded_at is None:
+        return draft.asked
     alive = [pod for pod in draft.observed.pods if not pod.terminating]
     told = len(alive) > draft.current and any(pod.name in draft.memory.leaving for pod in alive)
     return min(draft.asked, draft.current) if told or _yields(draft, now) else draft.asked
@@ -392,8 +426,11 @@ def _asked(draft: _Draft, now: float) -> int:
 
 def _surplus(draft: _Draft, asked: int) -> tuple[Pod, ...]:
     """Return the pods beyond what was asked for and is: told to go and not terminating yet, or of a roll-out."""
+    most = max(draft.current, asked)
+    if len(draft.observed.pods) <= most:
+        return ()
     alive = [pod for pod in draft.observed.pods if not pod.terminating]
-    beyond = len(alive) - max(draft.current, asked)
+    beyond = len(alive) - most
     if beyond <= 0:
         return ()
     going = [pod for pod in _in_order_of_going(alive) if pod.name not in draft.memory.leaving]
@@ -408,8 +445,17 @@ def _yields(draft: _Draft, now: float) -> bool:
     return now - at < HOLD_OFF_SECONDS or any(pod.terminating for pod in draft.observed.pods)
 
 
-def _ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[Pod, ...], asked: int) -> Ask:
-    stay = _in_order_of_going(pod for pod in draft.observed.pods if pod.node and pod not in surplus)
+def _ask(
+    draft: _Draft,
+    spec: ModelDeploymentSpec,
+    tenant: str,
+    surplus: tuple[Pod, ...],
+    asked: int,
+    *,
+    may_borrow: bool,
+    may_give: bool,
+) -> Ask:
+    stay = [pod for pod in draft.observed.pods if pod.node and not pod.terminating and pod not in surplus]
     return Ask(
         key=draft.observed.key,
         accelerator=spec.accelerator,
@@ -419,7 +465,12 @@ def _ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[P
         assured=max(draft.current, min(spec.scaling.min_replicas, draft.asked)) if draft.spec else draft.current,
         asked=asked,
         tenant=tenant,
-        replicas=tuple(Replica(pod.name, pod.node, pod.ready_at is not None, _in_flight(pod)) for pod in stay),
+        replicas=tuple(
+            Replica(pod.name, pod.node, pod.ready_at is not None, _in_flight(pod)) for pod in _in_order_of_going(stay)
+        )
+        if may_give
+        else (),
+        may_borrow=may_borrow,
         min_replicas=spec.scaling.min_replicas,
         grace_seconds=longest_grace_seconds(spec.drain_seconds),
     )
@@ -428,6 +479,8 @@ def _ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: tuple[P
 def _leaving(draft: _Draft, ask: Ask, surplus: tuple[Pod, ...]) -> list[Leaving]:
     child = draft.observed.child
     rolling_out = child is not None and child.rolling_out
+    if not surplus and not [pod for pod in draft.observed.pods if pod.terminating]:
+        return []
     return [
         Leaving(
             ask.tenant,

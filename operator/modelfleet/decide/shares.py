@@ -207,7 +207,6 @@ class _Class:
         self.waits: dict[Key, list[Wait]] = {}
         self._asks = asks
         self._places = places
-        self._of_tenant: dict[str, list[Ask]] = {}
         self._growing: dict[str, list[Ask]] = {}
         self._shrinking: list[Ask] = []
         self._told: dict[str, list[Wait]] = {}
@@ -223,7 +222,6 @@ class _Class:
         for ask in asks:
             name, has, asked = ask.tenant, ask.held, ask.asked
             held[name] = held.get(name, 0) + has * ask.gpus
-            self._of_tenant.setdefault(name, []).append(ask)
             if asked > has:
                 granted[ask.key] = has
                 self._growing.setdefault(name, []).append(ask)
@@ -538,14 +536,15 @@ class _Class:
 
     def _preempt(self) -> None:
         """Let the lower priorities of each tenant give places to the higher ones that found none."""
+        if len({ask.priority for ask in self._asks}) == 1:
+            return
         for name, asks in sorted(self._growing.items()):
-            lowest = min([ask.priority for ask in self._of_tenant[name] if ask.replicas], default=None)
+            mine = [ask for ask in self._asks if ask.tenant == name] if any(map(self._missing, asks)) else []
+            lowest = min([ask.priority for ask in mine if ask.replicas], default=None)
             if lowest is None or name in self._gives:
                 continue
             short = [ask for ask in asks if ask.priority > lowest and self._missing(ask)]
-            if not short:
-                continue
-            lower = LowerPriorities(self._of_tenant[name], self._places, self._going())
+            lower = LowerPriorities(mine, self._places, self._going())
             for ask in sorted(short, key=_by_priority):
                 while self._missing(ask) and self._preempt_for(ask, self._accounts[name], lower):
                     pass
@@ -738,7 +737,10 @@ def _fill(asks: list[Ask], account: Account, bound: int, granted: Mapping[Key, i
         more = min((bound - account.holds) // ask.gpus, ask.asked - granted[ask.key])
         return ((ask, more),) if more > 0 else ()
     holds = account.holds
-    queue = [_turn(ask, granted[ask.key]) for ask in asks if granted[ask.key] < ask.asked]
+    whole = [(ask, ask.asked - granted[ask.key]) for ask in asks if granted[ask.key] < ask.asked]
+    if holds + sum([more * ask.gpus for ask, more in whole]) <= bound:
+        return whole
+    queue = [_turn(ask, granted[ask.key]) for ask, _ in whole]
     heapify(queue)
     more_of: dict[Key, tuple[Ask, int]] = {}
     while queue:
