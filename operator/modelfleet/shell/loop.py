@@ -24,6 +24,7 @@ from modelfleet.render.quota import hard_limits
 from modelfleet.shell import telemetry
 from modelfleet.shell.apply import ScaleOutcome, Writer
 from modelfleet.shell.events import Event, EventType, Recorder
+from modelfleet.shell.fleet_metrics import FleetMetrics
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.observe import observe, targets
@@ -93,6 +94,7 @@ class Background:
             if done:
                 self._failures.pop(name, None)
             else:
+                telemetry.WRITE_FAILURES.labels(name[0]).inc()
                 failures = self._failures.get(name, (0, 0.0))[0] + 1
                 delay = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (failures - 1))
                 self._failures[name] = (failures, monotonic() + delay)
@@ -126,7 +128,8 @@ class FleetLoop:
         self._tenant_reporter = TenantReporter(kubernetes, mirror, leadership)
         self._recorder = Recorder(kubernetes, identity=identity)
         self._background = Background()
-        self._fleet = telemetry.Fleet()
+        self._fleet = FleetMetrics()
+        telemetry.REGISTRY.register(self._fleet)
         self._history: dict[Key, Memory] = {}
         self._blocked: dict[Key, tuple[Fault, float]] = {}
         self._faulty: set[Key] = set()
@@ -189,7 +192,7 @@ class FleetLoop:
         snapshot, plan = self._decide(snapshot)
         telemetry.DECIDE_SECONDS.observe(perf_counter() - decide_began)
         self._history = dict(plan.history)
-        self._fleet.show(snapshot, plan)
+        self._fleet.show(snapshot, plan, self._mirror.classes())
         self._log_changes(snapshot, plan)
         # Before the scales: what was granted is let through when its pods come. No scale waits for it.
         self._fence(snapshot, plan)
