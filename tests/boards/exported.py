@@ -8,7 +8,7 @@ from prometheus_client import generate_latest
 
 from modelfleet.api.acceleratorclass import AcceleratorClassSpec
 from modelfleet.decide.cycle import decide
-from modelfleet.shell import telemetry
+from modelfleet.shell import loop, telemetry  # noqa: F401 - loop names the kinds of writes
 from modelfleet.shell.fleet_metrics import FleetMetrics
 from tests.builders import UNDAMPED, deployment, fleet, nodes, pods, ready, tenant, watched
 
@@ -25,12 +25,6 @@ def page() -> str:
     metrics = FleetMetrics()
     plan = decide(snapshot, {a.key: watched(a, start_seconds=(60.0,)), b.key: watched(b)})
     metrics.show(snapshot, plan, {"h100": AcceleratorClassSpec(node_selector={"gpu": "h100"}, usd_per_gpu_hour="2.50")})
-    for family, labels in (
-        (telemetry.SCALES, ("up",)),
-        (telemetry.REPAIRS, ("Service",)),
-        (telemetry.WRITE_FAILURES, ("scale",)),
-    ):
-        family.labels(*labels)
     telemetry.REGISTRY.register(metrics)
     try:
         return generate_latest(telemetry.REGISTRY).decode()

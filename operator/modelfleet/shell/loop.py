@@ -40,6 +40,8 @@ BLOCKED_RETRY_SECONDS = 15.0
 CLASS_SECONDS = 10.0
 """Shortest time between two status writes of one AcceleratorClass."""
 CONCURRENT_WRITES = {"scale": 16, "provision": 8, "status": 8, "class": 2, "tenant": 2, "fence": 4}
+for _kind in CONCURRENT_WRITES:
+    telemetry.WRITE_FAILURES.labels(_kind)
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 15.0
 

@@ -38,6 +38,11 @@ LEADING = Gauge("modelfleet_leader", "1 while this process holds the lease.", re
 SIGNALS_MISSING = Gauge(
     "modelfleet_deployments_without_signals", "Deployments whose load is unknown or partial.", registry=REGISTRY
 )
+# From zero: what a counter has when it first appears is in no rate.
+for _direction in ("up", "down"):
+    SCALES.labels(_direction)
+for _kind in ("Deployment", "Service", "PodDisruptionBudget"):
+    REPAIRS.labels(_kind)
 
 
 def setup_logging(log_format: LogFormat) -> None:
