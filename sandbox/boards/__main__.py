@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from sandbox.boards.description import BOARDS
+from sandbox.boards.description import BOARDS, INTEGRAL_SECONDS, TOKENS_OF_THE_DAY
 from sandbox.boards.grafana import dashboard
 from sandbox.boards.picture import draw
-from sandbox.boards.scene import CHOICES, SCRAPE_SECONDS, stage
+from sandbox.boards.scene import CHOICES, stage
 from sandbox.cluster import CHECKOUT
 
 DASHBOARDS = CHECKOUT / "charts" / "modelfleet" / "dashboards"
@@ -45,9 +45,12 @@ def draw_all(
             path = directory / f"{board.name.replace('modelfleet', 'board')}.svg"
             path.write_text(draw(board, played, CHOICES, begin=begin, end=end))
             _say(f"wrote {path}")
-        # Both over the same time: what came after it is in neither.
-        _say(f"output tokens: {sum(report.output_tokens for report in reports.values())} received by the clients")
-        time.sleep(2 * SCRAPE_SECONDS)
+        received = sum(report.output_tokens for report in reports.values())
+        time.sleep(INTEGRAL_SECONDS)  # the last step of the integral
+        [(_, [(_, shown)])] = played.ask(TOKENS_OF_THE_DAY, {}, begin=time.time(), end=time.time(), step=1)
+        _say(
+            f"output tokens: {received} received by the clients, {shown:.0f} on the board ({shown / received - 1:+.1%})"
+        )
 
 
 def _say(line: str) -> None:

@@ -158,6 +158,8 @@ def now(chosen: str, *, only: str = "") -> tuple[Query, ...]:
     )
 
 
+TOKENS_OF_THE_DAY = f"sum({over('tenant_model:modelfleet_output_tokens_per_second:sum', '1d')})"
+
 # --- the boards ---------------------------------------------------------------------------------
 
 FLEET = Board(
@@ -212,7 +214,7 @@ FLEET = Board(
                     Kind.STAT,
                     Unit.TOKENS,
                     4,
-                    (Query(f"sum({over('tenant_model:modelfleet_output_tokens_per_second:sum', '1d')})", "tokens"),),
+                    (Query(TOKENS_OF_THE_DAY, "tokens"),),
                 ),
                 Panel(
                     "Cost",
@@ -307,7 +309,9 @@ FLEET = Board(
                     12,
                     (
                         Query(
-                            "sum by (tenant) (tenant_accelerator:modelfleet_gpu_cost_usd_per_hour:sum)", "{{tenant}}"
+                            "sum by (tenant) (max by (tenant, accelerator) (modelfleet_tenant_used_gpus) "
+                            f"* on (accelerator) group_left () {classes('usd_per_gpu_hour')})",
+                            "{{tenant}}",
                         ),
                         Query(f"sum({classes('free_gpus')} * {classes('usd_per_gpu_hour')})", "free"),
                     ),
@@ -343,10 +347,10 @@ FLEET = Board(
                     "Wanted and not asked for, by what keeps them back and who can lift it.",
                     Kind.AREAS,
                     Unit.COUNT,
-                    10,
+                    12,
                     (Query(withheld(""), "{{limit}} ({{owner}})"),),
                 ),
-                Panel("Deployments", "As `kubectl get mdep -A`.", Kind.TABLE, Unit.COUNT, 14, now("")),
+                Panel("Deployments", "As `kubectl get mdep -A`.", Kind.TABLE, Unit.COUNT, 12, now("")),
             ),
         ),
         Row(
@@ -713,8 +717,8 @@ TENANT = Board(
                     12,
                     (
                         Query(
-                            "sum by (accelerator) "
-                            f"(tenant_accelerator:modelfleet_gpu_cost_usd_per_hour:sum{OF_TENANT})",
+                            f"sum by (accelerator) ({tenants('used_gpus')} "
+                            f"* on (accelerator) group_left () {classes('usd_per_gpu_hour')})",
                             "{{accelerator}}",
                         ),
                     ),

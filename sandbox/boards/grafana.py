@@ -11,7 +11,7 @@ from sandbox.boards.description import Board, Kind, Panel, Row, Unit, Variable
 SCHEMA_VERSION = 39
 """Grafana 10.4; a later one migrates it when it loads."""
 COLUMNS = 24
-HEIGHTS = {Kind.STAT: 4, Kind.LINES: 8, Kind.AREAS: 8, Kind.STATES: 6, Kind.TABLE: 8}
+HEIGHTS = {Kind.STAT: 4, Kind.LINES: 8, Kind.AREAS: 8, Kind.STATES: 6, Kind.TABLE: 6}
 
 
 class Place(NamedTuple):
@@ -82,13 +82,15 @@ def _variable(variable: Variable) -> dict[str, Any]:
 
 
 def grid(board: Board) -> Iterator[tuple[Row | Panel, Place]]:
-    """Lay out headings and panels, left to right and then down; all of one line are as high as its lowest kind."""
+    """Lay out headings and panels, left to right and then down; a line is as high as its highest, but no higher than a figure in it."""
     y = 0
     for row in board.rows:
         yield row, Place(0, y, COLUMNS, 1)
         y += 1
         for line in _lines(row.panels):
-            height = min(HEIGHTS[panel.kind] for panel in line)
+            height = (min if any(panel.kind is Kind.STAT for panel in line) else max)(
+                HEIGHTS[panel.kind] for panel in line
+            )
             x = 0
             for panel in line:
                 yield panel, Place(x, y, panel.width, height)

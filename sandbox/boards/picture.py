@@ -25,7 +25,7 @@ COLORS = ("#3b7dd8", "#e0752d", "#4aa564", "#c44e8f", "#8064c7", "#b59b1f", "#2f
 STYLE = """
 text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:#24292f}
 .t{font-weight:600;font-size:13px}.h{font-weight:600;font-size:15px}.b{font-size:20px;font-weight:600}
-.s{fill:#6a737d;font-size:11px}.v{font-size:26px;font-weight:600;fill:#1f5fae}.c{font-weight:600;font-size:11px;fill:#6a737d}
+.s{fill:#6a737d;font-size:11px}.v{font-size:26px;font-weight:600;fill:#1f5fae}.c{font-weight:600;font-size:10px;fill:#6a737d}.r{font-size:11px}
 .p{fill:#fff;stroke:#d8dee4}.g{stroke:#eaeef2}.l{fill:none;stroke-width:2;stroke-linejoin:round}
 """
 Points = list[tuple[float, float]]
@@ -74,10 +74,11 @@ def draw(board: Board, stage: Stage, choices: dict[str, str], *, begin: float, e
     """
     frame = Frame(stage, choices, begin, end)
     width = 2 * MARGIN + COLUMNS * COLUMN
-    head = [f"{name}: {choices[name]}" for name in (variable.name for variable in board.variables)]
+    head = [f"{variable.name}: {choices[variable.name]}" for variable in board.variables]
+    said = "  ".join([*head, f"{end - begin:.0f} s on the sandbox"])
     parts = [
         f'<text class="b" x="{MARGIN}" y="{MARGIN + 18}">{escape(board.title)}</text>',
-        f'<text class="s" x="{MARGIN}" y="{MARGIN + 38}">{escape("  ".join([*head, f"{end - begin:.0f} s of the sandbox"]))}</text>',
+        f'<text class="s" x="{MARGIN}" y="{MARGIN + 38}">{escape(said)}</text>',
     ]
     top, bottom = MARGIN + 48, 0.0
     for each, place in grid(board):
@@ -129,9 +130,10 @@ def _chart(panel: Panel, width: float, height: float, frame: Frame) -> Iterator[
 
     value = low
     while value <= high + step / 2:
-        y = at(frame.begin, value).split(",")[1]
-        yield f'<path class="g" d="M{LEFT},{y}H{right}"/>'
-        yield f'<text class="s" x="{LEFT - 6}" y="{float(y) + 4:.1f}" text-anchor="end">{_words(value, panel.unit, axis=True)}</text>'
+        y = float(at(frame.begin, value).split(",")[1])
+        words = _words(value, panel.unit, axis=True)
+        yield f'<path class="g" d="M{LEFT},{y:.1f}H{right}"/>'
+        yield f'<text class="s" x="{LEFT - 6}" y="{y + 4:.1f}" text-anchor="end">{words}</text>'
         value += step
     yield from _times(frame, right, floor)
     below = {moment: 0.0 for one in series for moment, _ in one.points}
@@ -162,7 +164,7 @@ def _stack(series: list[Series]) -> list[Series]:
 
 def _states(panel: Panel, width: float, height: float, frame: Frame) -> Iterator[str]:
     series = [one for query in panel.queries for one in frame.series(query, instant=False)]
-    left, right, floor = 190, width - 10, height - 24
+    left, right, floor = 215, width - 10, height - 24
     lane = min(26.0, (floor - TOP) / max(1, len(series)))
     scale = (right - left) / (frame.end - frame.begin)
     step = max(1.0, (frame.end - frame.begin) / POINTS)
@@ -186,29 +188,30 @@ def _table(panel: Panel, width: float, frame: Frame) -> Iterator[str]:
             said = {"REASON": "reason", "LIMITED-BY": "limit"}.get(query.legend)
             row[query.legend] = one.labels[said] if said else _words(one.last, panel.unit)
     columns = ["NAMESPACE", "DEPLOYMENT", *(query.legend for query in panel.queries)]
-    shares = [1.1, 1.3, 1.5, 1.5, *[0.8] * (len(columns) - 4)]
+    shares = [1.2, 1.3, 1.7, 1.8, *[0.9] * (len(columns) - 4)]
     starts = [10 + (width - 20) * sum(shares[:number]) / sum(shares) for number in range(len(columns))]
     for x, column in zip(starts, columns, strict=True):
         yield f'<text class="c" x="{x:.0f}" y="44">{column}</text>'
     for number, ((namespace, name), row) in enumerate(sorted(rows.items())):
         for x, column in zip(starts, columns, strict=True):
             text = {"NAMESPACE": namespace, "DEPLOYMENT": name}.get(column) or row.get(column, "")
-            yield f'<text x="{x:.0f}" y="{66 + 20 * number}">{escape(text)}</text>'
+            yield f'<text class="r" x="{x:.0f}" y="{64 + 20 * number}">{escape(text)}</text>'
 
 
 def _times(frame: Frame, right: float, floor: float, *, left: float = LEFT) -> Iterator[str]:
     span = frame.end - frame.begin
-    for number in range(5):
-        x = left + (right - left) * number / 4
-        anchor = ("start", "middle", "end")[(number > 0) + (number == 4)]
-        moment = time.strftime("%M:%S", time.gmtime(span * number / 4))
+    parts = 4 if right - left > 300 else 2
+    for number in range(parts + 1):
+        x = left + (right - left) * number / parts
+        anchor = ("start", "middle", "end")[(number > 0) + (number == parts)]
+        moment = time.strftime("%M:%S", time.gmtime(span * number / parts))
         yield f'<text class="s" x="{x:.0f}" y="{floor + 15:.0f}" text-anchor="{anchor}">{moment}</text>'
 
 
 def _legends(names: Sequence[str], width: float, y: float) -> Iterator[str]:
     x = 12.0
     for color, name in zip(cycle(COLORS), names, strict=False):
-        room = 26 + 6.2 * len(name)
+        room = 24 + 5.7 * len(name)
         if x + room > width and x > 12:
             return
         yield f'<rect x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" rx="2" fill="{color}"/>'
@@ -244,7 +247,7 @@ def _words(value: float, unit: Unit, *, axis: bool = False) -> str:
         case Unit.SECONDS:
             return f"{value * 1000:.0f} ms" if abs(value) < 1 and value else f"{value:.3g} s"
         case Unit.USD:
-            return f"${value:.2f}" if value < 100 else f"${value:.0f}"
+            return f"${value:g}" if axis else f"${value:.2f}"
         case Unit.USD_PER_HOUR:
             return f"{value:g}" if axis else f"{value:.2f} $/h"
         case Unit.BYTES:

@@ -102,7 +102,7 @@ LENDER = Part(
     runtime="vllm",
     accelerator="h100",
     max_replicas=6,
-    load=((0, 0.6), (0.42, 0.6), (0.44, 8), (0.7, 8), (0.72, 0.6), (1, 0.6)),
+    load=((0, 0.6), (0.42, 0.6), (0.44, 7), (0.7, 7), (0.72, 0.6), (1, 0.6)),
 )
 BORROWER = Part(
     namespace="team-b",
@@ -111,7 +111,7 @@ BORROWER = Part(
     runtime="sglang",
     accelerator="h100",
     max_replicas=12,
-    load=((0, 0.6), (0.05, 0.6), (0.22, 16), (1, 16)),
+    load=((0, 0.6), (0.05, 0.6), (0.22, 13), (0.46, 13), (0.5, 8), (0.72, 8), (0.8, 13), (1, 13)),
 )
 UNBOUND = Part(
     namespace="lab",
