@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from sandbox.boards.description import BOARDS, INTEGRAL_SECONDS, TOKENS_OF_THE_DAY
+from sandbox.boards.description import BOARDS, INTEGRAL_SECONDS, tokens_of_the_day
 from sandbox.boards.grafana import dashboard
 from sandbox.boards.picture import draw
-from sandbox.boards.scene import CHOICES, stage
+from sandbox.boards.scene import CHOICES, PARTS, stage
 from sandbox.cluster import CHECKOUT
 
 DASHBOARDS = CHECKOUT / "charts" / "modelfleet" / "dashboards"
@@ -45,12 +45,13 @@ def draw_all(
             path = directory / f"{board.name.replace('modelfleet', 'board')}.svg"
             path.write_text(draw(board, played, CHOICES, begin=begin, end=end))
             _say(f"wrote {path}")
-        received = sum(report.output_tokens for report in reports.values())
         time.sleep(INTEGRAL_SECONDS)  # the last step of the integral
-        [(_, [(_, shown)])] = played.ask(TOKENS_OF_THE_DAY, {}, begin=time.time(), end=time.time(), step=1)
-        _say(
-            f"output tokens: {received} received by the clients, {shown:.0f} on the board ({shown / received - 1:+.1%})"
-        )
+        now = time.time()
+        for part in PARTS:
+            received = reports[part.key].output_tokens
+            query = tokens_of_the_day(f'{{model="{part.model}"}}')
+            [(_, [(_, shown)])] = played.ask(query, {}, begin=now, end=now, step=1)
+            _say(f"{part.model}: {received} tokens received, {shown:.0f} on the board ({shown / received - 1:+.1%})")
 
 
 def _say(line: str) -> None:

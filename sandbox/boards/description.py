@@ -72,15 +72,10 @@ class Row:
 
 @dataclass(frozen=True)
 class Variable:
-    """A choice at the top of a board: the values of a label of a metric.
-
-    Attributes:
-        everything: Whether all values are chosen at first; else the first one.
-    """
+    """A choice at the top of a board: the values of a label of a metric. The first one is chosen at first."""
 
     name: str
     metric: str
-    everything: bool = True
 
 
 @dataclass(frozen=True)
@@ -158,7 +153,10 @@ def now(chosen: str, *, only: str = "") -> tuple[Query, ...]:
     )
 
 
-TOKENS_OF_THE_DAY = f"sum({over('tenant_model:modelfleet_output_tokens_per_second:sum', '1d')})"
+def tokens_of_the_day(chosen: str = "") -> str:
+    """Return the output tokens of the last 24 hours of the chosen tenants and models."""
+    return f"sum({over(f'tenant_model:modelfleet_output_tokens_per_second:sum{chosen}', '1d')})"
+
 
 # --- the boards ---------------------------------------------------------------------------------
 
@@ -214,7 +212,7 @@ FLEET = Board(
                     Kind.STAT,
                     Unit.TOKENS,
                     4,
-                    (Query(TOKENS_OF_THE_DAY, "tokens"),),
+                    (Query(tokens_of_the_day(), "tokens"),),
                 ),
                 Panel(
                     "Cost",
@@ -347,10 +345,10 @@ FLEET = Board(
                     "Wanted and not asked for, by what keeps them back and who can lift it.",
                     Kind.AREAS,
                     Unit.COUNT,
-                    12,
+                    9,
                     (Query(withheld(""), "{{limit}} ({{owner}})"),),
                 ),
-                Panel("Deployments", "As `kubectl get mdep -A`.", Kind.TABLE, Unit.COUNT, 12, now("")),
+                Panel("Deployments", "As `kubectl get mdep -A`.", Kind.TABLE, Unit.COUNT, 15, now("")),
             ),
         ),
         Row(
@@ -413,29 +411,29 @@ DEPLOYMENT = Board(
     title="Modelfleet / deployment",
     description="One model: its load, what it wants, gets and has, and why not more.",
     variables=(
-        Variable("namespace", "modelfleet_deployment_replicas_desired", everything=False),
-        Variable("deployment", 'modelfleet_deployment_replicas_desired{namespace=~"$namespace"}', everything=False),
+        Variable("namespace", "modelfleet_deployment_replicas_desired"),
+        Variable("deployment", 'modelfleet_deployment_replicas_desired{namespace=~"$namespace"}'),
     ),
     rows=(
         Row(
             "Now",
             (
-                Panel("State", "As `kubectl get mdep`.", Kind.TABLE, Unit.COUNT, 12, now(CHOSEN)),
+                Panel("State", "As `kubectl get mdep`.", Kind.TABLE, Unit.COUNT, 15, now(CHOSEN)),
                 Panel(
                     "Output tokens, 24 h",
                     "Integral of the tokens per second; a lower bound where pods did not report.",
                     Kind.STAT,
                     Unit.TOKENS,
-                    4,
+                    3,
                     (Query(f"sum({over(each('output_tokens_per_second'), '1d')})", "tokens"),),
                 ),
-                Panel("GPUs", "Held by its pods.", Kind.STAT, Unit.GPUS, 4, (Query(f"sum({each('gpus')})", "GPUs"),)),
+                Panel("GPUs", "Held by its pods.", Kind.STAT, Unit.GPUS, 3, (Query(f"sum({each('gpus')})", "GPUs"),)),
                 Panel(
                     "Cost",
                     "Its GPUs at the price of their class.",
                     Kind.STAT,
                     Unit.USD_PER_HOUR,
-                    4,
+                    3,
                     (
                         Query(
                             f"sum({each('gpus')} * on (namespace, deployment) group_right () "
@@ -588,7 +586,7 @@ TENANT = Board(
     name="modelfleet-tenant",
     title="Modelfleet / tenant",
     description="One team: its own GPUs, what it borrows and lends, its tokens and what they cost.",
-    variables=(Variable("tenant", "modelfleet_tenant_nominal_gpus", everything=False),),
+    variables=(Variable("tenant", "modelfleet_tenant_nominal_gpus"),),
     rows=(
         Row(
             "Now",
@@ -611,12 +609,7 @@ TENANT = Board(
                     Kind.STAT,
                     Unit.TOKENS,
                     5,
-                    (
-                        Query(
-                            f"sum({over(f'tenant_model:modelfleet_output_tokens_per_second:sum{OF_TENANT}', '1d')})",
-                            "tokens",
-                        ),
-                    ),
+                    (Query(tokens_of_the_day(OF_TENANT), "tokens"),),
                 ),
                 Panel(
                     "Cost, 24 h",

@@ -77,12 +77,11 @@ def _variable(variable: Variable) -> dict[str, Any]:
         "multi": True,
         "includeAll": True,
         "allValue": ".*",
-        "current": {"text": ["All"], "value": ["$__all"]} if variable.everything else {},
     }
 
 
 def grid(board: Board) -> Iterator[tuple[Row | Panel, Place]]:
-    """Lay out headings and panels, left to right and then down; a line is as high as its highest, but no higher than a figure in it."""
+    """Lay out headings and panels, left to right and then down; what stands beside a figure is as low as that."""
     y = 0
     for row in board.rows:
         yield row, Place(0, y, COLUMNS, 1)

@@ -17,9 +17,9 @@ from sandbox.boards.scene import Stage
 
 COLUMN, LINE, GAP, MARGIN = 50, 30, 8, 16
 """Pixels of a column and a line of Grafana's grid, between panels, and around all."""
-LEFT, TOP, BOTTOM = 46, 34, 44
+LEFT, TOP, BOTTOM = 46, 34, 54
 """Pixels of a chart that its scale, its title and its legend take."""
-POINTS = 140
+POINTS = 200
 """Values along a line."""
 COLORS = ("#3b7dd8", "#e0752d", "#4aa564", "#c44e8f", "#8064c7", "#b59b1f", "#2fa6a6", "#8a6d5a")
 STYLE = """
@@ -146,7 +146,7 @@ def _chart(panel: Panel, width: float, height: float, frame: Frame) -> Iterator[
             else:
                 yield f'<polyline class="l" points="{line}" stroke="{color}"/>'
         below |= dict(one.points) if stacked else {}
-    yield from _legends([one.name for one in series], width, height - 12)
+    yield from _legends([one.name for one in series], width, height - 8)
 
 
 def _stack(series: list[Series]) -> list[Series]:
@@ -209,10 +209,14 @@ def _times(frame: Frame, right: float, floor: float, *, left: float = LEFT) -> I
 
 
 def _legends(names: Sequence[str], width: float, y: float) -> Iterator[str]:
-    x = 12.0
+    """Draw names on two lines at most; `y` is the second's. More has no room, as in Grafana."""
+    x, y = 12.0, y - 14
+    lines = 1
     for color, name in zip(cycle(COLORS), names, strict=False):
-        room = 24 + 5.7 * len(name)
+        room = 26 + 6.6 * len(name)
         if x + room > width and x > 12:
+            x, y, lines = 12.0, y + 14, lines + 1
+        if lines > 2:
             return
         yield f'<rect x="{x:.0f}" y="{y - 9:.0f}" width="10" height="10" rx="2" fill="{color}"/>'
         yield f'<text class="s" x="{x + 14:.0f}" y="{y:.0f}">{escape(name)}</text>'
