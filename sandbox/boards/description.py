@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum, StrEnum
 
-INTEGRAL_SECONDS = 30
+INTEGRAL_SECONDS = 15
 """Step of the sums over a day: a subquery takes a sample at each, and nothing where there was none."""
 
 
@@ -122,9 +122,9 @@ def tokens(by: str, *, chosen: str = "") -> str:
 
 def usd_per_million_tokens(chosen: str = "") -> str:
     """Return what a model's GPUs cost for its tokens, over the last hour."""
-    spent = f"sum by (model) (sum_over_time(tenant_model:modelfleet_gpu_cost_usd_per_hour:sum{chosen}[1h:30s])) / 3600"
-    made = f"sum by (model) (sum_over_time(tenant_model:modelfleet_output_tokens_per_second:sum{chosen}[1h:30s]))"
-    return f"{spent} / ({made} > 0) * 1e6"
+    spent = over(f"tenant_model:modelfleet_gpu_cost_usd_per_hour:sum{chosen}", "1h")
+    made = over(f"tenant_model:modelfleet_output_tokens_per_second:sum{chosen}", "1h")
+    return f"sum by (model) ({spent}) / 3600 / (sum by (model) ({made}) > 0) * 1e6"
 
 
 def withheld(info: str) -> str:
@@ -418,13 +418,13 @@ DEPLOYMENT = Board(
         Row(
             "Now",
             (
-                Panel("State", "As `kubectl get mdep`.", Kind.TABLE, Unit.COUNT, 15, now(CHOSEN)),
+                Panel("State", "As `kubectl get mdep`.", Kind.TABLE, Unit.COUNT, 14, now(CHOSEN)),
                 Panel(
                     "Output tokens, 24 h",
                     "Integral of the tokens per second; a lower bound where pods did not report.",
                     Kind.STAT,
                     Unit.TOKENS,
-                    3,
+                    4,
                     (Query(f"sum({over(each('output_tokens_per_second'), '1d')})", "tokens"),),
                 ),
                 Panel("GPUs", "Held by its pods.", Kind.STAT, Unit.GPUS, 3, (Query(f"sum({each('gpus')})", "GPUs"),)),

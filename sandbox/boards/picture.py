@@ -26,7 +26,7 @@ STYLE = """
 text{font:12px system-ui,-apple-system,"Segoe UI",Roboto,Arial,sans-serif;fill:#24292f}
 .t{font-weight:600;font-size:13px}.h{font-weight:600;font-size:15px}.b{font-size:20px;font-weight:600}
 .s{fill:#6a737d;font-size:11px}.v{font-size:26px;font-weight:600;fill:#1f5fae}.c{font-weight:600;font-size:10px;fill:#6a737d}.r{font-size:11px}
-.p{fill:#fff;stroke:#d8dee4}.g{stroke:#eaeef2}.l{fill:none;stroke-width:2;stroke-linejoin:round}
+.p{fill:#fff;stroke:#d8dee4}.g{stroke:#eaeef2}.l{fill:none;stroke-width:2;stroke-linejoin:round;stroke-linecap:round}
 """
 Points = list[tuple[float, float]]
 

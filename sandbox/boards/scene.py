@@ -32,7 +32,6 @@ RULES = CHECKOUT / "charts" / "modelfleet" / "rules" / "modelfleet.yaml"
 SCRAPE_SECONDS = 1
 EVALUATE_SECONDS = 5
 READY_SECONDS = 60.0
-OUTPUT_TOKENS = 64
 SAY = Callable[[str], None]
 
 
@@ -46,6 +45,8 @@ class Part:
     runtime: str
     accelerator: str
     max_replicas: int
+    output_tokens: int
+    drain_seconds: int
     load: tuple[tuple[float, float], ...]
 
     @property
@@ -68,7 +69,7 @@ class Part:
                 "model": {"name": self.model},
                 "runtime": self.runtime,
                 "accelerator": self.accelerator,
-                "drainSeconds": 5,
+                "drainSeconds": self.drain_seconds,
                 "scaling": {
                     "maxReplicas": self.max_replicas,
                     "targets": {"queuedRequests": 2},
@@ -92,7 +93,7 @@ class Part:
                 due += (low + (high - low) * step / steps) / 100
                 if due >= 1:
                     due -= 1
-                    yield Arrival(begin * seconds + step / 100, 50, OUTPUT_TOKENS)
+                    yield Arrival(begin * seconds + step / 100, 50, self.output_tokens)
 
 
 LENDER = Part(
@@ -102,6 +103,8 @@ LENDER = Part(
     runtime="vllm",
     accelerator="h100",
     max_replicas=6,
+    output_tokens=64,
+    drain_seconds=5,
     load=((0, 0.6), (0.42, 0.6), (0.44, 7), (0.7, 7), (0.72, 0.6), (1, 0.6)),
 )
 BORROWER = Part(
@@ -111,7 +114,9 @@ BORROWER = Part(
     runtime="sglang",
     accelerator="h100",
     max_replicas=12,
-    load=((0, 0.6), (0.05, 0.6), (0.22, 13), (0.5, 13), (0.54, 8), (0.72, 8), (0.8, 13), (1, 13)),
+    output_tokens=256,
+    drain_seconds=30,
+    load=((0, 0.2), (0.05, 0.2), (0.22, 3.2), (0.5, 3.2), (0.54, 2), (0.72, 2), (0.8, 3.2), (1, 3.2)),
 )
 UNBOUND = Part(
     namespace="lab",
@@ -120,6 +125,8 @@ UNBOUND = Part(
     runtime="llamacpp",
     accelerator="a100",
     max_replicas=3,
+    output_tokens=64,
+    drain_seconds=5,
     load=((0, 0.5), (0.5, 4), (1, 0.5)),
 )
 PARTS = (LENDER, BORROWER, UNBOUND)
