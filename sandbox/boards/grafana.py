@@ -130,7 +130,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
     elif panel.kind is Kind.STAT:
         options = {"reduceOptions": {"calcs": ["lastNotNull"]}, "graphMode": "none", "colorMode": "none"}
     elif panel.kind is Kind.STATES:
-        options = {"showValue": "never", "mergeValues": True, "legend": {"showLegend": False}}
+        options = {"showValue": "never", "mergeValues": True, "rowHeight": 0.9, "legend": {"showLegend": False}}
         custom = {"fillOpacity": 70, "lineWidth": 0}
     else:
         more = {"transformations": _one_row_a_deployment(panel)}
@@ -151,7 +151,12 @@ def _panel(panel: Panel) -> dict[str, Any]:
             for number, query in enumerate(panel.queries)
         ],
         "fieldConfig": {
-            "defaults": {"unit": panel.unit.value, "custom": custom, **_decimals(panel.unit)},
+            "defaults": {
+                "unit": panel.unit.value,
+                "color": {"mode": "thresholds" if instant else "palette-classic"},
+                "custom": custom,
+                **_decimals(panel.unit),
+            },
             "overrides": [],
         },
         "options": options,
