@@ -21,10 +21,9 @@ from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale
 from modelfleet.decide.snapshot import Fault, Observed, Snapshot
 from modelfleet.render.quota import hard_limits
-from modelfleet.shell import telemetry
+from modelfleet.shell import fleet_metrics, telemetry
 from modelfleet.shell.apply import ScaleOutcome, Writer
 from modelfleet.shell.events import Event, EventType, Recorder
-from modelfleet.shell.fleet_metrics import FleetMetrics
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.observe import observe, targets
@@ -130,7 +129,7 @@ class FleetLoop:
         self._tenant_reporter = TenantReporter(kubernetes, mirror, leadership)
         self._recorder = Recorder(kubernetes, identity=identity)
         self._background = Background()
-        self._fleet = FleetMetrics()
+        self._fleet = fleet_metrics.FleetMetrics()
         telemetry.REGISTRY.register(self._fleet)
         self._history: dict[Key, Memory] = {}
         self._blocked: dict[Key, tuple[Fault, float]] = {}
