@@ -539,8 +539,8 @@ DEPLOYMENT = Board(
                     (Query(f"max by (reason) (modelfleet_deployment_reason{CHOSEN})", "{{reason}}"),),
                 ),
                 Panel(
-                    "Wait for its own GPUs",
-                    "How long it has waited without a grant for GPUs that a borrower gives back, and the longest that "
+                    "Wait for GPUs that drain",
+                    "How long it has waited without a grant for GPUs that others give back, and the longest that "
                     "may take. Nothing while it does not wait.",
                     Kind.LINES,
                     Unit.SECONDS,

@@ -194,7 +194,7 @@ DEPLOYMENT_GAUGES = (
     ),
     Gauge(
         "reclaim_wait_seconds",
-        "How long it has waited for GPUs that another gives back, without getting any.",
+        "How long it has waited for GPUs that others give back, without getting any.",
         lambda row: row.waits_seconds,
     ),
     Gauge(
