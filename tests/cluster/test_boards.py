@@ -50,19 +50,21 @@ def test_no_panel_is_empty(played: tuple[Stage, float, float], file: Path, choic
 
 
 def test_tokens_and_money_are_those_of_the_scene(played: tuple[Stage, float, float]) -> None:
-    """Eight GPUs of 2.50 and four of 1.50 an hour; every model has made tokens, and of the tenants both are known."""
+    """Eight GPUs of 2.50 and four of 1.50 an hour; every model has made tokens; who may borrow did, within the limit."""
     scene, begin, end = played
 
     def ask(expr: str) -> dict[tuple[str, ...], list[float]]:
         found = scene.ask(expr, {}, begin=begin, end=end, step=1)
         return {tuple(sorted(labels.values())): [value for _, value in points] for labels, points in found}
 
-    cost = "sum(max by (accelerator) (modelfleet_accelerator_capacity_gpus) * modelfleet_accelerator_usd_per_gpu_hour)"
-    assert set(ask(cost)[()]) == {26.0}
+    gpus, price = (
+        f"max by (accelerator) (modelfleet_accelerator_{each})" for each in ("capacity_gpus", "usd_per_gpu_hour")
+    )
+    assert set(ask(f"sum({gpus} * {price})")[()]) == {26.0}
     tokens = ask("sum by (model) (tenant_model:modelfleet_output_tokens_per_second:sum)")
     assert {model: max(values) > 0 for model, values in tokens.items()} == {(part.model,): True for part in PARTS}
     borrowed = ask("max by (tenant) (modelfleet_tenant_borrowed_gpus)")
-    assert max(borrowed["team-b",]) == 3
+    assert 1 <= max(borrowed["team-b",]) <= 3
     assert max(borrowed["team-a",]) == 0
 
 
