@@ -50,7 +50,7 @@ def test_no_panel_is_empty(played: tuple[Stage, float, float], file: Path, choic
 
 
 def test_tokens_and_money_are_those_of_the_scene(played: tuple[Stage, float, float]) -> None:
-    """Eight GPUs of 2.50 and four of 1.50 an hour; every model has made tokens; who may borrow did, within the limit."""
+    """Eight GPUs of 2.50 and four of 1.50 an hour; every model made tokens; who may borrow did, within its limit."""
     scene, begin, end = played
 
     def ask(expr: str) -> dict[tuple[str, ...], list[float]]:
