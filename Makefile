@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 LOCKS  := requirements-dev.lock requirements-model.lock
 
-.PHONY: help install fetch crds verify lint test bench simulate demo sandbox sandbox-down lock
+.PHONY: help install fetch crds verify lint test bench simulate boards demo sandbox sandbox-down lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -43,6 +43,10 @@ bench: fetch ## Figures against peers, one JSON object a line
 
 simulate: $(STAMP) ## Modelfleet beside its rivals on paper; TRACES=folder adds recorded loads
 	@TRACES=$(TRACES) $(PY) -m bench.simulations
+
+boards: fetch ## Write the Grafana dashboards, and their pictures from 7 minutes on a sandbox
+	@$(PY) -m sandbox.boards write
+	@$(PY) -m sandbox.boards draw
 
 demo: fetch ## The main job on a sandbox cluster; TRACE=file replays a trace
 	@$(PY) -m sandbox.demo

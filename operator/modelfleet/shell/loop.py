@@ -21,7 +21,7 @@ from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale
 from modelfleet.decide.snapshot import Fault, Observed, Snapshot
 from modelfleet.render.quota import hard_limits
-from modelfleet.shell import telemetry
+from modelfleet.shell import fleet_metrics, telemetry
 from modelfleet.shell.apply import ScaleOutcome, Writer
 from modelfleet.shell.events import Event, EventType, Recorder
 from modelfleet.shell.fence import Fence
@@ -40,6 +40,8 @@ BLOCKED_RETRY_SECONDS = 15.0
 CLASS_SECONDS = 10.0
 """Shortest time between two status writes of one AcceleratorClass."""
 CONCURRENT_WRITES = {"scale": 16, "provision": 8, "status": 8, "class": 2, "tenant": 2, "fence": 4}
+for _kind in CONCURRENT_WRITES:
+    telemetry.WRITE_FAILURES.labels(_kind)
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 15.0
 
@@ -94,6 +96,7 @@ class Background:
             if done:
                 self._failures.pop(name, None)
             else:
+                telemetry.WRITE_FAILURES.labels(name[0]).inc()
                 failures = self._failures.get(name, (0, 0.0))[0] + 1
                 delay = min(MAX_RETRY_SECONDS, FIRST_RETRY_SECONDS * 2 ** (failures - 1))
                 self._failures[name] = (failures, monotonic() + delay)
@@ -128,7 +131,8 @@ class FleetLoop:
         self._tenant_reporter = TenantReporter(kubernetes, mirror, leadership)
         self._recorder = Recorder(kubernetes, identity=identity)
         self._background = Background()
-        self._fleet = telemetry.Fleet()
+        self._fleet = fleet_metrics.FleetMetrics()
+        telemetry.REGISTRY.register(self._fleet)
         self._history: dict[Key, Memory] = {}
         self._blocked: dict[Key, tuple[Fault, float]] = {}
         self._faulty: set[Key] = set()
@@ -191,7 +195,7 @@ class FleetLoop:
         snapshot, plan = self._decide(snapshot)
         telemetry.DECIDE_SECONDS.observe(perf_counter() - decide_began)
         self._history = dict(plan.history)
-        self._fleet.show(snapshot, plan)
+        self._fleet.show(snapshot, plan, self._mirror.classes())
         self._log_changes(snapshot, plan)
         # Before the scales: what was granted is let through when its pods come. No scale waits for it.
         self._fence(snapshot, plan)

@@ -1,23 +1,16 @@
-"""The operator about itself: log lines, `modelfleet_*` metrics, probes.
-
-Per-deployment metrics are read from the last plan when Prometheus asks, so that a tick pays nothing
-for them.
-"""
+"""The operator about itself: log lines, `modelfleet_*` metrics, probes. The fleet's metrics: fleet_metrics.py."""
 
 import asyncio
 import logging
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import structlog
 from aiohttp import ClientError, web
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
-from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.process_collector import ProcessCollector
 
-from modelfleet.decide.plan import Facts, Plan
-from modelfleet.decide.snapshot import Snapshot
 from modelfleet.shell.settings import LogFormat
 
 REGISTRY = CollectorRegistry()
@@ -37,56 +30,19 @@ DECIDE_SECONDS = Histogram(
 )
 SCALES = Counter("modelfleet_scales_total", "Replica counts written.", ["direction"], registry=REGISTRY)
 REPAIRS = Counter("modelfleet_repairs_total", "Children put right after a foreign edit.", ["kind"], registry=REGISTRY)
+WRITE_FAILURES = Counter(
+    "modelfleet_write_failures_total", "Writes that failed and are tried again.", ["kind"], registry=REGISTRY
+)
 STATUS_WRITES = Counter("modelfleet_status_writes_total", "Statuses written.", registry=REGISTRY)
 LEADING = Gauge("modelfleet_leader", "1 while this process holds the lease.", registry=REGISTRY)
 SIGNALS_MISSING = Gauge(
     "modelfleet_deployments_without_signals", "Deployments whose load is unknown or partial.", registry=REGISTRY
 )
-
-
-class Fleet:
-    """A collector of the last plan."""
-
-    def __init__(self) -> None:
-        """Start without a plan; then nothing is exported, for unknown is not zero."""
-        self._last: tuple[Snapshot, Plan] | None = None
-        REGISTRY.register(self)
-
-    def show(self, snapshot: Snapshot, plan: Plan) -> None:
-        """Export this plan from now on."""
-        self._last = (snapshot, plan)
-
-    def collect(self) -> Iterable[Metric]:
-        """Yield one family a concept, labelled by namespace and deployment."""
-        labels = ("namespace", "deployment")
-        families: dict[str, GaugeMetricFamily] = {}
-
-        def add(name: str, help_text: str, key: tuple[str, ...], value: float) -> None:
-            family = families.get(name)
-            if family is None:
-                family = families[name] = GaugeMetricFamily(f"modelfleet_deployment_{name}", help_text, labels=labels)
-            family.add_metric(key, value)
-
-        if self._last is not None:
-            snapshot, plan = self._last
-            for observed in snapshot.deployments:
-                decision, key = plan.decisions[observed.key], tuple(observed.key)
-                alive = [pod for pod in observed.pods if not pod.terminating]
-                add("replicas_desired", "Replicas asked for.", key, decision.desired)
-                add("replicas_wanted", "Replicas the load alone calls for.", key, decision.wanted)
-                add("replicas", "Pods that are not terminating.", key, len(alive))
-                add("replicas_ready", "Pods that serve.", key, sum(pod.ready_at is not None for pod in alive))
-                if isinstance(decision.facts, Facts):
-                    demand = decision.facts.demand
-                    add("queued_requests", "Waiting requests.", key, demand.queued_requests.value)
-                    add("running_requests", "Requests in the batch.", key, demand.running_requests.value)
-                    add(
-                        "output_tokens_per_second",
-                        "Generated tokens per second.",
-                        key,
-                        demand.output_tokens_per_second.value,
-                    )
-        return families.values()
+# From zero: what a counter has when it first appears is in no rate.
+for _direction in ("up", "down"):
+    SCALES.labels(_direction)
+for _kind in ("Deployment", "Service", "PodDisruptionBudget"):
+    REPAIRS.labels(_kind)
 
 
 def setup_logging(log_format: LogFormat) -> None:
@@ -149,7 +105,9 @@ async def serve(
     """
 
     async def metrics(_: web.Request) -> web.Response:
-        return web.Response(body=generate_latest(REGISTRY), headers={"Content-Type": CONTENT_TYPE_LATEST})
+        # Beside the loop: a large fleet's page takes as long as many ticks.
+        page = await asyncio.to_thread(generate_latest, REGISTRY)
+        return web.Response(body=page, headers={"Content-Type": CONTENT_TYPE_LATEST})
 
     def probe(check: Callable[[], tuple[str, ...]]) -> Callable[[web.Request], Any]:
         async def answer(_: web.Request) -> web.Response:
