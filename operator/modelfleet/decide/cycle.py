@@ -315,7 +315,9 @@ def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenan
         spec = draft.observed.spec
         if spec is not None and (open_classes is None or spec.accelerator in open_classes):
             tenant, asked = _tenant_of(draft, tenants), _asked(draft, now)
-            surplus = _surplus(draft, draft.current if draft.hands_off else asked)
+            # In one pool growth takes over pods that are there. Under a quota it may not count on it: those that were
+            # told to go a moment ago go, and hold their GPUs beside the new ones.
+            surplus = _surplus(draft, draft.current if snapshot.tenants or draft.hands_off else asked)
             ask = _ask(
                 draft,
                 spec,
