@@ -35,7 +35,7 @@ class Process:
     def __init__(self, settings: Settings) -> None:
         """Prepare; nothing is started."""
         self.settings = settings
-        self.mirror = Mirror()
+        self.mirror = Mirror(settings.watch_namespaces)
         self.stopping = asyncio.Event()
         self.failure = ""
         self._kubernetes: Kubernetes | None = None

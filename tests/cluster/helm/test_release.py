@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from contextlib import suppress
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -13,11 +14,11 @@ import yaml
 
 from modelfleet.api.kinds import KINDS
 from modelfleet.api.meta import API_VERSION, GROUP, VERSION
-from sandbox.cluster import Sandbox
+from sandbox.cluster import RequestFailed, Sandbox
 from sandbox.fleet import CHART, NAMESPACE
 from tests.cluster.helm.client import Helm, HelmFailed
 from tests.cluster.helm.kubelet import Kubelet
-from tests.cluster.operator.scene import Audit, Team, described, until
+from tests.cluster.operator.scene import USER, WRITING_VERBS, Audit, Team, described, same, until
 
 pytestmark = pytest.mark.xdist_group("helm")
 
@@ -27,6 +28,7 @@ PODS = f"/api/v1/namespaces/{NAMESPACE}/pods"
 CRD = "/apis/apiextensions.k8s.io/v1/customresourcedefinitions/modeldeployments.modelfleet.dev"
 RUNTIMES = f"/apis/{API_VERSION}/inferenceruntimes"
 OLD_IMAGE = "vllm/vllm-openai:v0.1.0"
+RBAC = "rbac.authorization.k8s.io"
 DECISION = "authorization.k8s.io/decision"
 WAIT = ("--wait", "--timeout", "60s")
 
@@ -82,6 +84,41 @@ def images(sandbox: Sandbox) -> dict[str, str]:
     return {item["metadata"]["name"]: item["spec"]["image"] for item in items}
 
 
+def may(sandbox: Sandbox, user: str, verb: str, resource: str, *, namespace: str = "", group: str = GROUP) -> bool:
+    """Return what the API server's authorizer says."""
+    name, _, subresource = resource.partition("/")
+    attributes = {"namespace": namespace, "verb": verb, "group": group, "resource": name, "subresource": subresource}
+    review = {"spec": {"user": user, "resourceAttributes": attributes}}
+    answer = sandbox.request("POST", "/apis/authorization.k8s.io/v1/subjectaccessreviews", review)
+    return bool(answer["status"]["allowed"])
+
+
+def people(sandbox: Sandbox, namespace: str) -> dict[str, set[str]]:
+    """Bind the cluster's own roles in a namespace, and return what each of them may do with the kinds there."""
+    found = {}
+    for role in ("view", "edit", "admin"):
+        binding = {
+            "metadata": {"name": role},
+            "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": role},
+            "subjects": [{"apiGroup": RBAC, "kind": "User", "name": f"{role}er"}],
+        }
+        with suppress(RequestFailed):  # it is there
+            sandbox.request("POST", f"/apis/{RBAC}/v1/namespaces/{namespace}/rolebindings", binding)
+        asked = {
+            f"{verb} {resource}"
+            for resource in (
+                "modeldeployments",
+                "modeldeployments/scale",
+                "modeldeployments/status",
+                "tenantviews",
+                "tenants",
+            )
+            for verb in ("get", "list", "create", "patch", "delete")
+        }
+        found[role] = {each for each in asked if may(sandbox, f"{role}er", *each.split(), namespace=namespace)}
+    return found
+
+
 def earlier(chart: Callable[..., Path]) -> Path:
     """Make the chart as an earlier version could have had it: one field less, an older engine, one preset less."""
 
@@ -122,6 +159,13 @@ def test_a_release_from_install_to_uninstall(
     team.await_ready()
     helm("test", "modelfleet")
     assert kubelet.log("modelfleet-test").splitlines() == ["CRDs: all served", "operator: ok"]
+
+    # Teams have the kinds through the cluster's own roles: their models, and nothing of the administrators'.
+    reads = {f"{verb} {resource}" for verb in ("get", "list") for resource in ("modeldeployments", "tenantviews")}
+    reads |= {"get modeldeployments/status", "list modeldeployments/status", "get modeldeployments/scale"}
+    writes = {f"{verb} modeldeployments" for verb in ("create", "patch", "delete")} | {"patch modeldeployments/scale"}
+    expected = {"view": reads, "edit": reads | writes, "admin": reads | writes}
+    same(expected, lambda: people(sandbox, team.namespace))
 
     # Upgrade, with other values. The CRDs come along, and presets that are new; the model notices nothing.
     serving = model(team)
@@ -185,13 +229,32 @@ def test_a_release_from_install_to_uninstall(
     assert f"ModelDeployment {team.namespace}/llama" in of_team
     assert model(team) == serving
 
-    # Install again: the kept CRDs are taken over.
-    helm("install", "modelfleet", str(CHART), *WAIT)
+    # Install again, now for that team alone: the kept CRDs are taken over, other namespaces are read and not written.
+    other = Team.create(sandbox)
+    other.deploy()
+    audit = Audit(sandbox, "modelfleet")
+    helm("install", "modelfleet", str(CHART), "--set", f"watchNamespaces={{{team.namespace}}}", *WAIT)
     assert "tokenSecretName" in fields(sandbox)
-    until(lambda: team.condition("Ready")[0] == "True")
+    until(lambda: any('"event": "deciding"' in kubelet.log(pod["metadata"]["name"]) for pod in operators(sandbox)))
     assert model(team) == serving
+    team.change(scaling={"minReplicas": 2})
+    team.await_ready(replicas=2)
+    assert (other.child(), other.status()) == (None, {})
+    assert {
+        entry["objectRef"].get("namespace", "") for entry in audit.requests() if entry["verb"] in WRITING_VERBS
+    } == {
+        "",
+        NAMESPACE,
+        team.namespace,
+    }
+    for resource, group in (("modeldeployments/status", GROUP), ("deployments", "apps"), ("pods", "")):
+        rights = [
+            may(sandbox, USER, "patch", resource, namespace=n, group=group) for n in (team.namespace, other.namespace)
+        ]
+        assert rights == [True, False], resource
     helm("uninstall", "modelfleet", *WAIT)
     team.end()
+    other.end()
 
 
 def test_wait_fails_while_no_pod_could_lead(
