@@ -14,7 +14,7 @@ import yaml
 
 from modelfleet.api.kinds import KINDS
 from modelfleet.api.meta import API_VERSION, GROUP, VERSION
-from sandbox.cluster import RequestFailed, Sandbox
+from sandbox.cluster import CHECKOUT, RequestFailed, Sandbox
 from sandbox.fleet import CHART, NAMESPACE
 from tests.cluster.helm.client import Helm, HelmFailed
 from tests.cluster.helm.kubelet import Kubelet
@@ -275,3 +275,17 @@ def test_wait_fails_while_no_pod_could_lead(
         assert "the lease cannot be read or written" in kubelet.log(pods[0]["metadata"]["name"])
     finally:
         helm("uninstall", "modelfleet", *WAIT)
+
+
+def test_definitions_of_kubectl_are_taken_over_when_asked(sandbox: Sandbox, helm: Helm) -> None:
+    sandbox.kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CHECKOUT / "crds"))
+    owner = [f"meta.helm.sh/release-{part}-" for part in ("name", "namespace")]
+    sandbox.kubectl("annotate", *(f"crd/{kind.plural}.{GROUP}" for kind in KINDS), *owner)
+    small = ("--create-namespace", "--set", "replicas=0,presets.runtimes=false,presets.accelerators=false")
+    with pytest.raises(HelmFailed, match="invalid ownership metadata"):
+        helm("install", "modelfleet", str(CHART), *small)
+    helm("install", "modelfleet", str(CHART), *small, "--set", "crds.install=false")
+    helm("uninstall", "modelfleet", *WAIT)
+    helm("install", "modelfleet", str(CHART), *small, "--take-ownership")
+    assert sandbox.request("GET", CRD)["metadata"]["annotations"]["meta.helm.sh/release-name"] == "modelfleet"
+    helm("uninstall", "modelfleet", *WAIT)
