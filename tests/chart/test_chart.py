@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -107,6 +109,18 @@ def test_a_wrong_value_is_refused_by_name(wrong: str, said: str) -> None:
     done = helm("template", "mine", str(CHART), "--kube-version", "1.36", "--set", wrong)
     assert done.returncode != 0
     assert f"at '{said}" in done.stderr
+
+
+def test_the_package_is_all_that_the_chart_needs(tmp_path: Path) -> None:
+    done = helm("package", str(CHART), "--destination", str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    (package,) = tmp_path.iterdir()
+    release = ("template", "mine", "--namespace", "fleet", "--kube-version", "1.36")
+    assert helm(*release, str(package)).stdout == helm(*release, str(CHART)).stdout != ""
+    with tarfile.open(package) as files:
+        inside = {name.removeprefix("modelfleet/") for name in files.getnames()}
+    assert {"README.md", "values.schema.json", "templates/NOTES.txt"} <= inside
+    assert "README.md.in" not in inside
 
 
 def test_an_older_cluster_is_refused() -> None:

@@ -147,8 +147,12 @@ def test_a_release_from_install_to_uninstall(
     before = everything(sandbox)
     audit = Audit(sandbox, "modelfleet", "modelfleet-presets")
 
+    # Where the API server itself refuses a pod that asks for more than the restricted standard allows.
+    labels = {"pod-security.kubernetes.io/enforce": "restricted"}
+    sandbox.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE, "labels": labels}})
+
     # Install. When --wait returns both pods could lead, one does, and a model can name a preset.
-    helm("install", "modelfleet", str(earlier(changed_chart)), "--create-namespace", *WAIT)
+    helm("install", "modelfleet", str(earlier(changed_chart)), *WAIT)
     assert ready(operators(sandbox)) == [True, True]
     assert kubelet.log("modelfleet-").count('"event": "leading"') == 1
     assert images(sandbox)["vllm"] == OLD_IMAGE
