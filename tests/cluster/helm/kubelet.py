@@ -1,13 +1,16 @@
 """A node whose pods are processes: what the chart asks for really runs, under its own account, and is really probed.
 
 kwok leaves the node alone, so nothing here is ready before its readiness probe says so. A pod's image is taken to be
-the one of the Containerfile: `modelfleet` is the entrypoint, `python` is on the path. What a process cannot have (a
-root file system of its own, another user) is not played.
+the one of the Containerfile: `python -m modelfleet` is the entrypoint, `python` is on the path. The process sees the
+root file system read-only, is the user that the manifest names, has no capability, and finds its account where every
+container does: namespaces of Linux do that without a container.
 """
 
 from __future__ import annotations
 
 import base64
+import json
+import os
 import re
 import subprocess
 import sys
@@ -30,7 +33,21 @@ from sandbox.fleet import spawn
 Json = dict[str, Any]
 
 NODE = "processes-0"
-ACCOUNT_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
+_RECIPE = (CHECKOUT / "Containerfile").read_text().rpartition("\nFROM ")[2]
+ENTRYPOINT: list[str] = json.loads(re.findall(r"^ENTRYPOINT (.+)$", _RECIPE, re.MULTILINE)[-1])
+IMAGE = dict(each.split("=", 1) for line in re.findall(r"^ENV (.+)$", _RECIPE, re.MULTILINE) for each in line.split())
+"""The environment that the image gives."""
+CONTAINER = """
+run=$(realpath /var/run)
+mount -t tmpfs tmpfs "$run"
+if [ -d "$ACCOUNT" ]; then
+    mkdir -p "$run/secrets/kubernetes.io"
+    cp -r "$ACCOUNT" "$run/secrets/kubernetes.io/serviceaccount"
+fi
+mount -o remount,bind,ro "$run"
+mount -o remount,bind,ro /
+exec unshare --user --map-user="$USER_ID" --map-group="$GROUP_ID" env -i --chdir=/ "$@"
+"""
 HEARTBEAT_SECONDS = 10.0
 POLL_SECONDS = 0.2
 PROBE_SECONDS = 0.3
@@ -130,8 +147,7 @@ class _Life:
         restarts = 0
         while not self._leaving.is_set():
             self._process = spawn(
-                ["/usr/bin/env", "-i", "--chdir=/", *self._environment(), *self._command()],
-                self._directory / "log",
+                [*self._container_of_linux(), *self._environment(), *self._command()], self._directory / "log"
             )
             code = self._attend(restarts)
             if code is None:
@@ -214,35 +230,31 @@ class _Life:
 
     # --- what a container sees -------------------------------------------------------------------
 
+    def _container_of_linux(self) -> list[str]:
+        context = self._pod["spec"]["securityContext"]
+        given = {"USER_ID": context["runAsUser"], "GROUP_ID": context["runAsGroup"], "ACCOUNT": self._account()}
+        unshare = ["unshare", "--mount", *(["--map-root-user"] if os.geteuid() else [])]
+        return ["env", *(f"{name}={value}" for name, value in given.items()), *unshare, "sh", "-ec", CONTAINER, "sh"]
+
     def _command(self) -> list[str]:
-        command = self._container.get("command", ["modelfleet"])
-        programs = {"modelfleet": [sys.executable, "-m", "modelfleet"], "python": [sys.executable]}
+        program, *rest = [*self._container.get("command", ENTRYPOINT), *self._container.get("args", [])]
+        assert program == "python", f"the image has no {program}"
         known = dict(each.split("=", 1) for each in self._environment())
-        arguments = [
-            re.sub(r"\$\((\w+)\)", lambda match: known[match[1]], argument)
-            for argument in (*command[1:], *self._container.get("args", []))
-        ]
+        arguments = [re.sub(r"\$\((\w+)\)", lambda match: known[match[1]], argument) for argument in rest]
         mounts = self._mounts()
-        return [*programs[command[0]], *(str(mounts.get(argument, argument)) for argument in arguments)]
+        return [sys.executable, *(str(mounts.get(argument, argument)) for argument in arguments)]
 
     def _environment(self) -> list[str]:
         """Return NAME=value of everything: no more than the image, the kubelet and the manifest give."""
         server = urlsplit(self._kubelet.sandbox.server)
         known = {
-            "PATH": "/usr/bin:/bin",
-            "PYTHONPATH": f"{CHECKOUT / 'operator'}",
-            "PYTHONDONTWRITEBYTECODE": "1",
-            "HOME": "/nonexistent",
-            "TMPDIR": "/nonexistent",
+            **IMAGE,
+            "PYTHONPATH": str(CHECKOUT / "operator"),
             "KUBERNETES_SERVICE_HOST": str(server.hostname),
             "KUBERNETES_SERVICE_PORT": str(server.port),
         }
-        account = self._account()
-        if self._pod["spec"].get("automountServiceAccountToken"):
-            # The client library has the account's path built in; a file elsewhere has to be named.
-            known["KUBECONFIG"] = str(account / "kubeconfig")
         for each in self._container.get("env", []):
-            known[each["name"]] = self._value(each).replace(ACCOUNT_PATH, str(account))
+            known[each["name"]] = self._value(each)
         return [f"{name}={value}" for name, value in known.items()]
 
     def _value(self, variable: Json) -> str:
@@ -277,7 +289,6 @@ class _Life:
             with self._kubelet.lock:
                 text = self._kubelet.sandbox.service_account_kubeconfig(namespace, name).read_text()
             directory.mkdir()
-            (directory / "kubeconfig").write_text(text)
             config = yaml.safe_load(text)
             (directory / "token").write_text(config["users"][0]["user"]["token"])
             authority = base64.b64decode(config["clusters"][0]["cluster"]["certificate-authority-data"])
