@@ -70,6 +70,7 @@ _RULE = _object(
     expr={"x-kubernetes-int-or-string": True},
     labels=_labels(),
     annotations=_labels(),
+    keep_firing_for=_string(),
     **{"for": _string()},
 )
 # What the chart may use of the Prometheus Operator's kinds, as their own definitions have it.
