@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 LOCKS  := requirements-dev.lock requirements-model.lock
 
-.PHONY: help install fetch crds verify lint test bench simulate boards demo sandbox sandbox-down lock
+.PHONY: help install fetch crds chart verify lint test bench simulate boards demo sandbox sandbox-down lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -20,15 +20,19 @@ $(STAMP): $(LOCKS) pyproject.toml
 
 install: $(STAMP) ## Install Python packages into .venv
 
-crds: $(STAMP) ## Write crds/*.yaml from the pydantic models
+crds: $(STAMP) ## Write the CRDs, the chart's too, from the pydantic models
 	$(PY) -m modelfleet crds --output crds
+	$(PY) -m modelfleet crds --output charts/modelfleet/files/crds
 
-verify: crds ## Fail when a generated file differs from what is committed
-	git diff --exit-code -- crds
+chart: crds ## Write the chart's README and its schema's descriptions from values.yaml
+	$(PY) charts/describe.py
+
+verify: crds chart ## Fail when a generated file differs from what is committed
+	git diff --exit-code -- crds charts
 
 lint: $(STAMP) ## ruff, mypy strict, layers
-	$(VENV)/bin/ruff check operator sandbox bench tests
-	$(VENV)/bin/ruff format --check operator sandbox bench tests
+	$(VENV)/bin/ruff check operator sandbox bench charts tests
+	$(VENV)/bin/ruff format --check operator sandbox bench charts tests
 	$(VENV)/bin/mypy
 	PYTHONPATH=. $(VENV)/bin/lint-imports
 

@@ -14,40 +14,20 @@ from pathlib import Path
 from time import monotonic, time
 from typing import Any
 
-import yaml
-
 from bench import procfs
 from modelfleet.api.meta import API_VERSION, Key
-from sandbox import binaries
+from sandbox import fleet
 from sandbox.cluster import CHECKOUT, Sandbox
 
-NAMESPACE = "modelfleet-system"
-ACCOUNT = "modelfleet"
+NAMESPACE = fleet.NAMESPACE
+ACCOUNT = fleet.SERVICE_ACCOUNT
 STOP_SECONDS = 20.0
 PYTHONPATH = os.pathsep.join((str(CHECKOUT), str(CHECKOUT / "operator")))
 
 
 def install(sandbox: Sandbox) -> Path:
     """Install everything of the product but its pods; return a kubeconfig of the operator's own account."""
-    sandbox.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "crds"))
-    sandbox.kubectl("wait", "--for=condition=Established", "crd", "--all", "--timeout=30s")
-    sandbox.request("POST", "/api/v1/namespaces", {"metadata": {"name": NAMESPACE}})
-    chart = subprocess.run(
-        [
-            str(binaries.ensure("helm")["helm"]),
-            "template",
-            "modelfleet",
-            str(CHECKOUT / "charts" / "modelfleet"),
-            f"--namespace={NAMESPACE}",
-            "--kube-version=1.36",
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    ).stdout
-    # The operator's own pods would be kwok's pretence: it runs as processes here.
-    manifests = [each for each in yaml.safe_load_all(chart) if each and each["kind"] != "Deployment"]
-    sandbox.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(manifests))
+    fleet.install(sandbox)
     return sandbox.service_account_kubeconfig(NAMESPACE, ACCOUNT)
 
 

@@ -16,6 +16,7 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -23,6 +24,7 @@ from sandbox import binaries
 from sandbox.cluster import CHECKOUT, Sandbox, SandboxError, is_running
 from sandbox.supervisor import PR_SET_PDEATHSIG
 
+CHART = CHECKOUT / "charts" / "modelfleet"
 NAMESPACE = "modelfleet-system"
 SERVICE_ACCOUNT = "modelfleet"
 READY_TIMEOUT_SECONDS = 60.0
@@ -35,7 +37,7 @@ Report = Callable[[str], None]
 
 
 def install(sandbox: Sandbox) -> None:
-    """Apply the CRDs and everything the chart makes, except the operator's Deployment: it runs as a process here.
+    """Apply the CRDs, everything the chart makes, and its presets, but no pods: the operator runs as a process here.
 
     Raises:
         SandboxError: If the API server refuses something.
@@ -44,16 +46,23 @@ def install(sandbox: Sandbox) -> None:
     for name in ("modeldeployments", "inferenceruntimes", "acceleratorclasses", "tenants"):
         sandbox.kubectl("wait", "--for=condition=Established", f"crd/{name}.modelfleet.dev", "--timeout=30s")
     sandbox.kubectl("create", "namespace", NAMESPACE)
+    sandbox.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(chart_objects()))
+    sandbox.kubectl("apply", "--server-side", "--recursive", "-f", str(CHART / "presets"))
+
+
+def chart_objects() -> list[dict[str, Any]]:
+    """Return what stays of a release of the chart, but its Deployment and its CRDs."""
     helm = binaries.ensure("helm")["helm"]
-    chart = str(CHECKOUT / "charts" / "modelfleet")
     rendered = subprocess.run(
-        [str(helm), "template", "modelfleet", chart, "--namespace", NAMESPACE, "--kube-version", KUBE_VERSION],
+        [
+            *(str(helm), "template", "modelfleet", str(CHART)),
+            *("--namespace", NAMESPACE, "--kube-version", KUBE_VERSION, "--no-hooks", "--set", "crds.install=false"),
+        ],
         capture_output=True,
         text=True,
         check=True,
     ).stdout
-    objects = [item for item in yaml.safe_load_all(rendered) if item and item["kind"] != "Deployment"]
-    sandbox.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(objects))
+    return [item for item in yaml.safe_load_all(rendered) if item and item["kind"] != "Deployment"]
 
 
 def start_engines(sandbox: Sandbox, log: Path) -> subprocess.Popen[bytes]:

@@ -333,7 +333,7 @@ def test_frame_says_what_the_kind_says() -> None:
     assert manifest["metadata"] == {
         "name": "modeldeployments.modelfleet.dev",
         "labels": {"app.kubernetes.io/name": "modelfleet"},
-        "annotations": {"modelfleet.dev/generated-by": "modelfleet crds"},
+        "annotations": {"helm.sh/resource-policy": "keep", "modelfleet.dev/generated-by": "modelfleet crds"},
     }
     assert manifest["spec"]["scope"] == "Namespaced"
     assert manifest["spec"]["names"] == {

@@ -215,3 +215,22 @@ def test_a_class_that_cannot_be_read_keeps_its_resource(spec: dict[str, Any], wa
 
     assert mirror.classes() == {}
     assert mirror.resource_names() == {"h100": want}
+
+
+def test_outside_the_watched_namespaces_nothing_is_the_operators() -> None:
+    """Deployments there are not seen, Tenants have no claim to them, and quotas there are left alone."""
+    mirror = Mirror(["mine"])
+    everywhere = Mirror()
+    for each in (mirror, everywhere):
+        for namespace in ("mine", "theirs"):
+            about = {"name": "llama", "namespace": namespace, "uid": namespace, "resourceVersion": "1"}
+            each.model_deployment("ADDED", {"metadata": about, "spec": {}})
+            about = {"name": "modelfleet-gpus", "namespace": namespace, "uid": f"q-{namespace}", "resourceVersion": "1"}
+            each.quota_table.upsert({"metadata": about, "spec": {"hard": {}}})
+        each.tenant("ADDED", tenant("both", "theirs", "mine"))
+        each.tenant("ADDED", tenant("other", "theirs"))
+
+    assert {key.namespace for key in mirror.deployments} == set(mirror.quotas) == {"mine"}
+    assert claims(mirror.tenants.values()) == {"mine": "both"}
+    assert {key.namespace for key in everywhere.deployments} == set(everywhere.quotas) == {"mine", "theirs"}
+    assert claims(everywhere.tenants.values()) == {"mine": "both", "theirs": "both"}

@@ -129,10 +129,11 @@ class Kubernetes:
     async def credentials(self) -> "Credentials":
         """Return what another client needs to speak to the same server as the same user, as of now."""
         settings = self._api.configuration
-        bearer = (await settings.auth_settings()).get("BearerToken", {}).get("value") or ""
+        # "Bearer ..." from a kubeconfig, "bearer ..." from a service account.
+        _, _, token = ((await settings.auth_settings()).get("BearerToken", {}).get("value") or "").partition(" ")
         return Credentials(
             server=settings.host,
-            token=bearer.removeprefix("Bearer ") or None,
+            token=token or None,
             ca_path=settings.ssl_ca_cert,
             certificate_path=settings.cert_file,
             private_key_path=settings.key_file,

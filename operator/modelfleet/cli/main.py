@@ -3,6 +3,7 @@
 import typer
 
 from modelfleet.cli.crds import crds
+from modelfleet.cli.presets import presets
 from modelfleet.cli.run import run
 from modelfleet.cli.simulate import simulate
 
@@ -15,5 +16,6 @@ def modelfleet() -> None:
 
 
 app.command()(crds)
+app.command()(presets)
 app.command()(run)
 app.command()(simulate)

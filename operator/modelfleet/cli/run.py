@@ -18,6 +18,9 @@ def run(
     namespace: Annotated[
         str, typer.Option(envvar="POD_NAMESPACE", help="Namespace of the operator's Lease.")
     ] = "modelfleet-system",
+    watch_namespaces: Annotated[
+        str, typer.Option(help="Comma-separated namespaces to act in and write to; all when empty.")
+    ] = "",
     tick_seconds: Annotated[float, typer.Option(help="Seconds between two decisions.")] = 1.0,
     source: Annotated[Source, typer.Option(help="Where signals come from.")] = Source.SCRAPE,
     prometheus_url: Annotated[
@@ -39,6 +42,7 @@ def run(
         settings = Settings(
             kubeconfig=kubeconfig,
             namespace=namespace,
+            watch_namespaces=tuple(watch_namespaces.split(",")) if watch_namespaces else (),
             tick_seconds=tick_seconds,
             source=source,
             prometheus_url=prometheus_url,

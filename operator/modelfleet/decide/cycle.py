@@ -473,9 +473,14 @@ def _ask(
         if may_give
         else (),
         may_borrow=may_borrow,
-        min_replicas=spec.scaling.min_replicas,
+        # What is not known to be idle gives nothing to a priority.
+        min_replicas=spec.scaling.min_replicas if _knows_its_load(draft) else len(stay),
         grace_seconds=longest_grace_seconds(spec.drain_seconds),
     )
+
+
+def _knows_its_load(draft: _Draft) -> bool:
+    return not isinstance(draft.facts, Missing) and draft.facts.complete
 
 
 def _leaving(draft: _Draft, ask: Ask, surplus: tuple[Pod, ...]) -> list[Leaving]:

@@ -52,6 +52,8 @@ class Leadership:
         self._identity = identity
         self._lease: Json | None = None
         self._renewed_at: float | None = None
+        self.trouble = "the lease is not read yet"
+        """Why this process could not take the lease if it were free; empty when it could, or holds it."""
 
     def held(self) -> bool:
         """Return whether this process may write now."""
@@ -68,7 +70,6 @@ class Leadership:
 
     async def acquire(self) -> None:
         """Wait until the lease is free or expired, and take it."""
-        said = ""
         while True:
             try:
                 holder = await self._wait_until_expired()
@@ -76,9 +77,10 @@ class Leadership:
             except Conflict:
                 continue  # another standby was faster; watch it
             except KubernetesError as error:
-                if said != str(error):
-                    said = str(error)
-                    log.warning("the lease cannot be read or written; retrying", error=said)
+                trouble = f"the lease cannot be read or written: {error}"
+                if self.trouble != trouble:
+                    self.trouble = trouble
+                    log.warning("the lease cannot be read or written; retrying", error=str(error))
                 await asyncio.sleep(RETRY_SECONDS)
             else:
                 log.info("leading", identity=self._identity, after=holder or "nobody")
@@ -144,6 +146,7 @@ class Leadership:
             holder = spec.get("holderIdentity") or ""
             if not holder:
                 return ""
+            self.trouble = ""
             # The holder's clock does not count: the wait starts when its renewal is heard of here.
             try:
                 await asyncio.wait_for(self._next_renewal(), spec.get("leaseDurationSeconds", LEASE_SECONDS))
@@ -182,3 +185,4 @@ class Leadership:
         else:
             self._lease = await self._kubernetes.replace(self._path, {**self._lease, "spec": spec})
         self._renewed_at = began
+        self.trouble = ""

@@ -7,6 +7,7 @@ steady fleet costs nothing to keep provisioned.
 import asyncio
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
+from dataclasses import replace
 from typing import Generic, Protocol, TypeVar
 
 import structlog
@@ -15,6 +16,7 @@ from modelfleet.api.acceleratorclass import AcceleratorClassSpec
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
+from modelfleet.api.tenant import TenantSpec
 from modelfleet.decide.snapshot import Fault, Node
 from modelfleet.shell.records import (
     AutoscalerRecord,
@@ -100,8 +102,14 @@ class Table(Generic[Record]):
 class Mirror:
     """Everything the operator knows about the cluster."""
 
-    def __init__(self) -> None:
-        """Start empty; nothing may be decided before every watch has listed once."""
+    def __init__(self, watched: Iterable[str] = ()) -> None:
+        """Start empty; nothing may be decided before every watch has listed once.
+
+        Args:
+            watched: The namespaces that are the operator's to act in; all when none is named. Elsewhere pods hold
+                GPUs, ModelDeployments are not seen, and no Tenant has a claim.
+        """
+        self._watched = frozenset(watched)
         self.deployments: dict[Key, DeploymentRecord] = {}
         self.runtimes: dict[str, InferenceRuntimeSpec | Fault] = {}
         self.accelerators: dict[str, AcceleratorClassSpec | Fault] = {}
@@ -136,6 +144,8 @@ class Mirror:
     def model_deployment(self, event_type: str | None, item: Json) -> None:
         """Take an event of a ModelDeployment; None is an object of the first list."""
         record = parse_deployment(item)
+        if not self._watches(record.key.namespace):
+            return
         if event_type == "DELETED":
             self.deployments.pop(record.key, None)
             self.dirty.discard(record.key)
@@ -181,9 +191,8 @@ class Mirror:
 
     def tenant(self, event_type: str | None, item: Json) -> None:
         """Take an event of a Tenant."""
-        record = parse_tenant(item)
-        name = record.name
-        before = self.tenants.get(name)
+        record = self._narrowed(parse_tenant(item))
+        before = self.tenants.get(record.name)
         if event_type == "DELETED":
             self.tenants.pop(record.name, None)
         elif before is not None and before.uid == record.uid and record.version < before.version:
@@ -191,7 +200,9 @@ class Mirror:
         else:
             self.tenants[record.name] = record
             if isinstance(record.spec, Fault) and (before is None or before.generation != record.generation):
-                log.error("a Tenant cannot be read; its fence stays as it is", tenant=name, error=record.spec.message)
+                log.error(
+                    "a Tenant cannot be read; its fence stays as it is", tenant=record.name, error=record.spec.message
+                )
         if event_type == "DELETED" or before is None or before.spec != record.spec:
             self.news.set()
 
@@ -264,6 +275,15 @@ class Mirror:
 
     # --- changes --------------------------------------------------------------------------------
 
+    def _watches(self, namespace: str) -> bool:
+        return not self._watched or namespace in self._watched
+
+    def _narrowed(self, record: TenantRecord) -> TenantRecord:
+        if not self._watched or not isinstance(record.spec, TenantSpec):
+            return record
+        namespaces = tuple(filter(self._watches, record.spec.namespaces))
+        return replace(record, spec=record.spec.model_copy(update={"namespaces": namespaces}))
+
     def _touch(self, key: Key) -> None:
         self.dirty.add(key)
         self.news.set()
@@ -305,7 +325,7 @@ class Mirror:
             del self.pods_of[Key(before.key.namespace, before.deployment)]
 
     def _quota_changed(self, before: QuotaRecord | None, after: QuotaRecord | None) -> None:
-        if after is not None:
+        if after is not None and self._watches(after.key.namespace):
             self.quotas[after.key.namespace] = after
         elif before is not None and self.quotas.get(before.key.namespace) is before:
             del self.quotas[before.key.namespace]

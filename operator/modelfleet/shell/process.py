@@ -35,7 +35,7 @@ class Process:
     def __init__(self, settings: Settings) -> None:
         """Prepare; nothing is started."""
         self.settings = settings
-        self.mirror = Mirror()
+        self.mirror = Mirror(settings.watch_namespaces)
         self.stopping = asyncio.Event()
         self.failure = ""
         self._kubernetes: Kubernetes | None = None
@@ -110,7 +110,10 @@ class Process:
 
     def unready(self) -> tuple[str, ...]:
         """Return what is still waited for, for the readiness probe."""
-        return self._loop.unready() if self._loop is not None else ("waiting for the API server or the CRDs",)
+        if self._loop is None or self._leadership is None:
+            return ("waiting for the API server or the CRDs",)
+        trouble = self._leadership.trouble
+        return (*((trouble,) if trouble else ()), *self._loop.unready())
 
     def _client(self) -> Kubernetes:
         assert self._kubernetes is not None  # noqa: S101 - wait_until_served comes first

@@ -35,6 +35,8 @@ class Settings(BaseModel):
     kubeconfig: str | None = None
     namespace: Annotated[str, Field(min_length=1, max_length=63)] = "modelfleet-system"
     """Namespace of the operator's Lease."""
+    watch_namespaces: tuple[Annotated[str, Field(min_length=1, max_length=63)], ...] = ()
+    """Namespaces whose ModelDeployments are run, and the only ones written to; all when empty."""
     identity: Annotated[str, Field(min_length=1, max_length=253)] = Field(default_factory=identity)
     tick_seconds: Annotated[float, Field(ge=0.2, le=60)] = 1.0
     """Time between two decisions; a change of a spec is decided about at once."""

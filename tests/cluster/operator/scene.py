@@ -453,22 +453,24 @@ def _credential(sandbox: Sandbox) -> str:
 
 
 class Audit:
-    """What was asked of the API server by the operator's account, from a moment on."""
+    """What was asked of the API server by the operator's account, or by other accounts of its, from a moment on."""
 
-    def __init__(self, sandbox: Sandbox) -> None:
+    def __init__(self, sandbox: Sandbox, *accounts: str) -> None:
         """Begin now."""
+        names = accounts or (SERVICE_ACCOUNT,)
+        self._users = {f"system:serviceaccount:{NAMESPACE}:{name}" for name in names}
         self._log: Path = sandbox.directory / "logs" / "audit.log"
         self._from = self._log.stat().st_size
 
     def requests(self, *, by: Watched | None = None) -> list[Json]:
-        """Return the requests that the operator's account made since, or those of one process."""
+        """Return the requests that the accounts made since, or those of one process."""
         with self._log.open("rb") as log:
             log.seek(self._from)
             entries = [json.loads(line) for line in log if line.endswith(b"\n") and USER.encode() in line]
         return [
             entry
             for entry in entries
-            if entry["user"]["username"] == USER
+            if entry["user"]["username"] in self._users
             and (by is None or by.credential in entry["user"].get("extra", {}).get(CREDENTIAL, ()))
         ]
 
