@@ -76,16 +76,19 @@ def resource_quota(namespace: str, tenant: str, uid: str, hard: Mapping[str, int
             "name": QUOTA_NAME,
             "namespace": namespace,
             "labels": {MANAGED_BY_LABEL: MANAGED_BY, "app.kubernetes.io/part-of": "modelfleet"},
-            "ownerReferences": [
-                {
-                    "apiVersion": API_VERSION,
-                    "kind": "Tenant",
-                    "name": tenant,
-                    "uid": uid,
-                    "controller": True,
-                    "blockOwnerDeletion": False,
-                }
-            ],
+            "ownerReferences": [owner_reference(tenant, uid)],
         },
         "spec": {"hard": {name: str(gpus) for name, gpus in hard.items()}},
+    }
+
+
+def owner_reference(tenant: str, uid: str) -> dict[str, Any]:
+    """Return what makes an object a Tenant's."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Tenant",
+        "name": tenant,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
     }

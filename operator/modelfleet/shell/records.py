@@ -1,6 +1,7 @@
 """Raw API objects become slim records: what a decision or a report needs, and nothing else."""
 
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,8 +20,10 @@ from modelfleet.api.meta import (
 )
 from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from modelfleet.api.tenant import TenantSpec, TenantStatus
+from modelfleet.api.tenantview import VIEW_NAME, TenantViewSpec
 from modelfleet.decide.snapshot import Fault, Learned
 from modelfleet.render.children import CONTAINER
+from modelfleet.render.quota import QUOTA_NAME
 
 Json = dict[str, Any]
 Spec = TypeVar("Spec", bound=Model)
@@ -241,9 +244,11 @@ class QuotaRecord:
     hard: Mapping[str, int]
 
 
-def parse_quota(item: Json) -> QuotaRecord:
-    """Read a ResourceQuota."""
+def parse_quota(item: Json) -> QuotaRecord | None:
+    """Read a ResourceQuota; None when it is not the fence, whatever labels it carries."""
     metadata, hard = item["metadata"], (item.get("spec") or {}).get("hard") or {}
+    if metadata["name"] != QUOTA_NAME:
+        return None
     owned = {
         field.removeprefix("f:")
         for entry in metadata.get("managedFields") or ()
@@ -260,9 +265,47 @@ def parse_quota(item: Json) -> QuotaRecord:
 
 
 def _quantity(text: str) -> int:
-    """Read a whole quantity as the API server writes it: 2000 is 2k."""
-    factor = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}.get(text[-1])
-    return int(text[:-1]) * factor if factor else int(text)
+    """Read a whole quantity as the API server writes it: 2000 is 2k, or 2e3 or 2Ki where its author wrote so.
+
+    Raises:
+        ValueError: If it is not whole.
+    """
+    number = text.rstrip("kKMGTPEi") if "e" not in text else text[: text.index("e")]
+    suffix = text[len(number) :]
+    return int(number) * (10 ** int(suffix[1:]) if suffix.startswith("e") else _FACTORS[suffix])
+
+
+_FACTORS = {
+    "": 1,
+    **{suffix: 1_000**power for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{suffix}i": 1_024**power for power, suffix in enumerate("KMGTPE", start=1)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRecord:
+    """A TenantView of the operator's; `spec` is None where it does not parse."""
+
+    key: Key
+    uid: str
+    version: int
+    owner_uid: str
+    spec: TenantViewSpec | None
+
+
+def parse_view(item: Json) -> ViewRecord | None:
+    """Read a TenantView; None when it has another name than the operator's."""
+    metadata = item["metadata"]
+    if metadata["name"] != VIEW_NAME:
+        return None
+    spec = parse_spec(item, TenantViewSpec)
+    return ViewRecord(
+        key=key_of(item),
+        uid=metadata["uid"],
+        version=_version(metadata),
+        owner_uid=controller_of(metadata),
+        spec=spec if isinstance(spec, TenantViewSpec) else None,
+    )
 
 
 # --- pods, their ReplicaSets, nodes, foreign autoscalers ----------------------------------------
@@ -325,13 +368,22 @@ def parse_pod(item: Json) -> PodRecord | None:
 
 
 def _extended(spec: Json) -> tuple[tuple[str, int], ...]:
-    held: dict[str, int] = {}
+    """Return what the scheduler and quotas count: containers together, or more where a step before them holds more."""
+    running: Counter[str] = Counter()
+    most: Counter[str] = Counter()
+    for container in spec.get("initContainers") or ():
+        step = _limits(container)
+        most |= running + step
+        if container.get("restartPolicy") == "Always":
+            running += step  # a sidecar: it runs on beside what follows
     for container in spec.get("containers") or ():
-        limits = (container.get("resources") or {}).get("limits") or {}
-        for name, amount in limits.items():
-            if "/" in name and str(amount).isdigit():
-                held[name] = held.get(name, 0) + int(amount)
-    return tuple(held.items())
+        running += _limits(container)
+    return tuple((most | running).items())
+
+
+def _limits(container: Json) -> Counter[str]:
+    limits = (container.get("resources") or {}).get("limits") or {}
+    return Counter({name: _quantity(amount) for name, amount in limits.items() if "/" in name})
 
 
 def _trouble(status: Json, engine: Json) -> str:
