@@ -16,7 +16,7 @@ from sandbox.cluster import RequestFailed, Sandbox
 from tests.cluster.operator.people import Answer, Person
 from tests.cluster.operator.scene import MODEL, Audit, Team, Watched, gpu_class, same, unique, until
 
-pytestmark = pytest.mark.xdist_group("operator-objects")
+pytestmark = pytest.mark.xdist_group("operator-admission")
 
 Json = dict[str, Any]
 POLICIES = "/apis/admissionregistration.k8s.io/v1/validatingadmissionpolicies"
@@ -117,8 +117,9 @@ def test_a_dry_run_says_in_numbers_what_cannot_be_kept(bound: Bound) -> None:
             bound.manifest(minReplicas=3),
             [
                 f"spec.scaling.minReplicas: 3 x 1 = 3 GPUs of {bound.accelerator} cannot all be guaranteed: "
-                f"nominalQuota of Tenant {bound.tenant} is 4, and the minimums of its other deployments take 2; what is beyond is "
-                "borrowed and can be taken back. Lower minReplicas, or ask an administrator for nominalQuota"
+                f"nominalQuota of Tenant {bound.tenant} is 4, and the minimums of its other deployments take 2; what "
+                "is beyond is borrowed and can be taken back. Lower minReplicas, or ask an administrator for "
+                "nominalQuota"
             ],
         ),
         "a maximum": (
@@ -281,7 +282,8 @@ def test_labels_of_the_operators_are_its_own(bound: Bound) -> None:
     assert answer.code == 403
     assert answer.message.endswith(
         "denied request: metadata.labels: modelfleet.dev/deployment and app.kubernetes.io/managed-by=modelfleet mark "
-        "what the Modelfleet operator makes for a ModelDeployment; change the ModelDeployment, or leave these labels out"
+        "what the Modelfleet operator makes for a ModelDeployment; change the ModelDeployment, or leave these labels "
+        "out"
     )
 
 

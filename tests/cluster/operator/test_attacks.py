@@ -20,7 +20,7 @@ from sandbox.fleet import NAMESPACE, SERVICE_ACCOUNT
 from tests.cluster.operator.people import Answer, Person
 from tests.cluster.operator.scene import MODEL, USER, Cast, Team, Watched, gpu_class, ready, same, unique, until
 
-pytestmark = pytest.mark.xdist_group("operator-objects")
+pytestmark = pytest.mark.xdist_group("operator-admission")
 
 Json = dict[str, Any]
 GPU = "nvidia.com/gpu"
