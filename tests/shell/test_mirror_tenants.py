@@ -8,7 +8,7 @@ from modelfleet.adapters.scrape import Scraper
 from modelfleet.decide.snapshot import Node, Quota, Tenant
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.observe import claims, observe
-from modelfleet.shell.records import parse_quota, parse_tenant
+from modelfleet.shell.records import parse_quota, parse_tenant, parse_view
 
 SELECTOR = {"gpu": "h100"}
 
@@ -123,7 +123,7 @@ def test_a_namespace_is_the_older_tenants_and_then_the_lesser_names() -> None:
 
 def test_a_quota_is_read_as_far_as_the_operator_owns_it() -> None:
     """Amounts as the API server writes them; a limit that somebody else set last is not the operator's."""
-    item = {
+    item: dict[str, Any] = {
         "metadata": {
             "name": "modelfleet-gpus",
             "namespace": "a",
@@ -145,4 +145,14 @@ def test_a_quota_is_read_as_far_as_the_operator_owns_it() -> None:
         "spec": {"hard": {"requests.x/a": "12", "requests.x/b": "2k", "requests.x/c": "9"}},
     }
 
-    assert parse_quota(item).hard == {"requests.x/a": 12, "requests.x/b": 2000}
+    record = parse_quota(item)
+    assert record is not None
+    assert record.hard == {"requests.x/a": 12, "requests.x/b": 2000}
+
+
+def test_a_quota_or_view_of_another_name_is_not_the_operators() -> None:
+    """Labels and owners are anybody's to write; one object a namespace is looked at."""
+    metadata = {"name": "mine", "namespace": "a", "uid": "q", "resourceVersion": "7"}
+
+    assert parse_quota({"metadata": metadata, "spec": {"hard": {"requests.x/a": "1.5"}}}) is None
+    assert parse_view({"metadata": metadata, "spec": {"tenant": "team"}}) is None

@@ -62,3 +62,43 @@ def test_what_an_earlier_process_learned_is_read_back(status: dict[str, Any], wa
     }
 
     assert parse_deployment(item).learned == want
+
+
+def container(gpus: str, **more: str) -> dict[str, Any]:
+    """Return a container that holds so many GPUs."""
+    return {"resources": {"limits": {"nvidia.com/gpu": gpus, "cpu": "1500m"}}, **more}
+
+
+@pytest.mark.parametrize(
+    ("spec", "gpus"),
+    {
+        "containers run together": ({"containers": [container("1"), container("2")]}, 3),
+        "one that starts first and needs less": (
+            {"containers": [container("2")], "initContainers": [container("1")]},
+            2,
+        ),
+        "one that starts first and needs more": (
+            {"containers": [container("1")], "initContainers": [container("4")]},
+            4,
+        ),
+        "one that starts first, alone": ({"containers": [{}], "initContainers": [container("1")]}, 1),
+        "a sidecar runs beside": (
+            {"containers": [container("1")], "initContainers": [container("2", restartPolicy="Always")]},
+            3,
+        ),
+        "a step beside an earlier sidecar": (
+            {"containers": [{}], "initContainers": [container("2", restartPolicy="Always"), container("3")]},
+            5,
+        ),
+        "thousands": ({"containers": [container("2k")]}, 2_000),
+        "thousands, in a power of ten": ({"containers": [container("2e3")]}, 2_000),
+        "thousands, binary": ({"containers": [container("2Ki")]}, 2_048),
+        "a quintillion": ({"containers": [container("1E")]}, 10**18),
+    }.values(),
+)
+def test_a_pod_holds_what_the_scheduler_and_quotas_count(spec: dict[str, Any], gpus: int) -> None:
+    """Whatever containers it is spread over, and however its author wrote the number."""
+    record = parse_pod({**pod(), "spec": spec})
+    assert record is not None
+
+    assert record.resources == (("nvidia.com/gpu", gpus),)

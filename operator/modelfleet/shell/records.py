@@ -272,7 +272,7 @@ def _quantity(text: str) -> int:
     """
     number = text.rstrip("kKMGTPEi") if "e" not in text else text[: text.index("e")]
     suffix = text[len(number) :]
-    return int(number) * (10 ** int(suffix[1:]) if suffix.startswith("e") else _FACTORS[suffix])
+    return int(number) * (int(10 ** int(suffix[1:])) if suffix.startswith("e") else _FACTORS[suffix])
 
 
 _FACTORS = {
