@@ -18,7 +18,7 @@ from modelfleet.render.quota import QUOTA_NAME
 from sandbox.cluster import RequestFailed, Sandbox
 from sandbox.fleet import NAMESPACE, SERVICE_ACCOUNT
 from tests.cluster.operator.people import Answer, Person
-from tests.cluster.operator.scene import MODEL, USER, Cast, Team, Watched, gpu_class, ready, same, unique, until
+from tests.cluster.operator.scene import MODEL, USER, Audit, Cast, Team, Watched, gpu_class, ready, same, unique, until
 
 pytestmark = pytest.mark.xdist_group("operator-admission")
 
@@ -329,12 +329,15 @@ def quota_under_the_operators_labels(scene: Scene) -> None:
         "labels": {MANAGED_BY_LABEL: MANAGED_BY, "app.kubernetes.io/part-of": "modelfleet"},
         "ownerReferences": [scene.owner(tenant, API_VERSION, "Tenant")],
     }
-    fence = scene.path("/api/v1", "resourcequotas", QUOTA_NAME)
-    before = scene.sandbox.request("GET", fence)["metadata"]["resourceVersion"]
-    body = {"metadata": metadata, "spec": {"hard": {f"requests.{GPU}": "100", "requests.cpu": "1500m"}}}
-    assert scene.make(scene.path("/api/v1", "resourcequotas"), body).code == 201
+    body = {"apiVersion": "v1", "kind": "ResourceQuota", "metadata": metadata}
+    body["spec"] = {"hard": {f"requests.{GPU}": "100", "requests.example.dev/gpu": "1k"}}
+    audit = Audit(scene.sandbox)
+    path = scene.path("/api/v1", "resourcequotas", "modelfleet-gpus-2")
+    scene.made.append(path)
+    as_operator = f"{path}?fieldManager=modelfleet"
+    assert scene.ask("PATCH", as_operator, body, kind="application/apply-patch+yaml").code == 201
     scene.operator.await_ticks(2)
-    assert before == scene.sandbox.request("GET", fence)["metadata"]["resourceVersion"]
+    assert [line for line in audit.writes() if "resourcequotas" in line] == []
 
 
 def view_rewritten(scene: Scene) -> None:
@@ -582,16 +585,18 @@ def pod_pinned_to_the_victims_node(scene: Scene) -> None:
 
 
 def pod_that_goes_before_everybody(scene: Scene) -> None:
-    """All GPUs of the node are taken; the scheduler would end a replica of the victim's for a pod of this class."""
+    """All GPUs are taken, 5 by a pod of the same class: for 2 more the scheduler would end a replica of the victim's."""
     pods = scene.path("/api/v1", "pods")
     filler = scene.pod()
     filler["spec"]["containers"][0]["resources"]["limits"][GPU] = "5"
+    filler["spec"]["priorityClassName"] = "system-node-critical"
     elsewhere = f"/api/v1/namespaces/{NAMESPACE}/pods"
     scene.sandbox.request("POST", elsewhere, filler)
     scene.made.append(f"{elsewhere}/{filler['metadata']['name']}")
     until(lambda: "nodeName" in scene.sandbox.request("GET", scene.made[-1])["spec"])
     body = scene.pod()
     body["spec"]["priorityClassName"] = "system-node-critical"
+    body["spec"]["containers"][0]["resources"]["limits"][GPU] = "2"
     template = {"metadata": {"labels": {"fake": "3"}}, "spec": body["spec"]}
     job = {
         "metadata": {"name": "urgent"},
