@@ -130,7 +130,7 @@ def reading(scene: Scene) -> Json:
     counted = ("replicas", "readyReplicas", "desiredReplicas", "wantedReplicas", "limitedBy", "reason")
     return {
         "pods": sorted(
-            (pod["metadata"]["name"], pod["metadata"]["uid"], pod["spec"]["nodeName"], gpus(pod), ready(pod))
+            (pod["metadata"]["name"], pod["metadata"]["uid"], pod["spec"].get("nodeName"), gpus(pod), ready(pod))
             for pod in all_pods(team)
         ),
         "held": held(team),
@@ -585,7 +585,7 @@ def pod_pinned_to_the_victims_node(scene: Scene) -> None:
 
 
 def pod_that_goes_before_everybody(scene: Scene) -> None:
-    """All GPUs are taken, 5 by a pod of the same class: for 2 more the scheduler would end a replica of the victim's."""
+    """All GPUs are taken, 5 by a pod of the same class: for 2 more the scheduler would end a replica of another's."""
     pods = scene.path("/api/v1", "pods")
     filler = scene.pod()
     filler["spec"]["containers"][0]["resources"]["limits"][GPU] = "5"
