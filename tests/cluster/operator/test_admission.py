@@ -95,7 +95,7 @@ def bound(sandbox: Sandbox, new_team: Callable[..., Team]) -> Iterator[Bound]:
 
 
 def test_every_policy_is_accepted_without_a_warning(sandbox: Sandbox, operator: Watched) -> None:
-    """The API server checked every expression against the schemas of what it is asked about."""
+    """The API server checked every expression against its own kinds; those of CRDs it tries at run time only."""
     names = {f"modelfleet-{name}" for name in ("what-if", "limits", "fence", "children", "replicas", "pods")}
 
     def checked() -> dict[str, Any]:
