@@ -43,7 +43,7 @@ def install(sandbox: Sandbox) -> None:
         SandboxError: If the API server refuses something.
     """
     sandbox.kubectl("apply", "--server-side", "-f", str(CHECKOUT / "crds"))
-    for name in ("modeldeployments", "inferenceruntimes", "acceleratorclasses", "tenants"):
+    for name in ("modeldeployments", "inferenceruntimes", "acceleratorclasses", "tenants", "tenantviews"):
         sandbox.kubectl("wait", "--for=condition=Established", f"crd/{name}.modelfleet.dev", "--timeout=30s")
     sandbox.kubectl("create", "namespace", NAMESPACE)
     sandbox.kubectl("apply", "--server-side", "-f", "-", input=yaml.safe_dump_all(chart_objects()))

@@ -70,6 +70,27 @@ FULL: dict[str, dict[str, Any]] = {
         "quotas": [{"accelerator": "h100", "nominalQuota": 8, "borrowingLimit": 4, "lendingLimit": 6, "weight": 2}],
         "tokensPerMinute": {"output": 600_000, "models": [{"model": "org/model", "output": 60_000}]},
     },
+    "TenantView": {
+        "tenant": "team-a",
+        "used": "h100 10/8",
+        "waiting": 4,
+        "reason": "Borrowing",
+        "message": "2 GPUs of h100",
+        "classes": [
+            {
+                "accelerator": "h100",
+                "guaranteed": 8,
+                "used": 10,
+                "borrowed": 2,
+                "lent": 0,
+                "waiting": 4,
+                "nominalQuota": 8,
+                "limit": 12,
+                "minimums": 6,
+                "largestNodeGpus": 8,
+            }
+        ],
+    },
 }
 """Every field of every kind, so that a change can be made at each."""
 

@@ -89,6 +89,14 @@ SMALLEST: dict[str, dict[str, Any]] = {
     "AcceleratorClass.spec": {"nodeSelector": {"gpu": "h100"}, "tolerations": [{}]},
     "InferenceRuntime.spec": {"engine": "vllm", "image": "vllm:v1", "env": [{"name": "A"}]},
     "Tenant.spec": {"namespaces": ["team-a"], "quotas": [{"accelerator": "h100", "nominalQuota": 8}]},
+    "TenantView.spec": {
+        "tenant": "team-a",
+        "used": "h100 0/8",
+        "waiting": 0,
+        "reason": "WithinNominal",
+        "message": "",
+        "classes": [{"accelerator": "h100", "nominalQuota": 8, "minimums": 0, "largestNodeGpus": 8}],
+    },
 }
 
 

@@ -16,6 +16,7 @@ from modelfleet.api.kinds import KINDS, Kind
 from modelfleet.api.meta import API_VERSION, GROUP, Model
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
 from modelfleet.api.tenant import TenantSpec
+from modelfleet.api.tenantview import TenantViewSpec
 from sandbox.cluster import RequestFailed, Sandbox, SandboxError
 from tests.api.structural import CRDS
 
@@ -30,7 +31,7 @@ spec:
   runtime: vllm
   accelerator: h100
 """
-
+VIEW = {"tenant": "team-a", "used": "h100 0/8", "waiting": 0, "reason": "WithinNominal", "message": ""}
 
 pytestmark = pytest.mark.xdist_group("crds")
 
@@ -123,6 +124,7 @@ def test_stored_as_written(sandbox: Sandbox, kind: Kind) -> None:
         "irt.spec.image": ["Pin a digest in production"],
         "tn.spec": ["A class that is not listed is closed to the tenant", "A namespace that an older Tenant names"],
         "tn.status.classes": ["GPUs of nominalQuota that others use"],
+        "tview.spec.classes": ["Sum of minReplicas x gpusPerReplica", "When absent: all that is idle"],
     }.items(),
 )
 def test_explain_reads_well(sandbox: Sandbox, field: str, words: list[str]) -> None:
@@ -214,6 +216,31 @@ def test_explain_reads_well(sandbox: Sandbox, field: str, words: list[str]) -> N
                 "spec": {"namespaces": ["team-a"], "quotas": [{"accelerator": "h100", "nominalQuota": 8}]},
             },
             {"namespaces": ["team-a"], "quotas": [{"accelerator": "h100", "nominalQuota": 8, "weight": 1}]},
+        ),
+        (
+            "namespaces/default/tenantviews",
+            TenantViewSpec,
+            {
+                "apiVersion": API_VERSION,
+                "kind": "TenantView",
+                "metadata": {"name": "defaults"},
+                "spec": {
+                    **VIEW,
+                    "classes": [{"accelerator": "h100", "nominalQuota": 8, "minimums": 0, "largestNodeGpus": 8}],
+                },
+            },
+            {
+                **VIEW,
+                "classes": [
+                    {
+                        "accelerator": "h100",
+                        "nominalQuota": 8,
+                        "minimums": 0,
+                        "largestNodeGpus": 8,
+                        **dict.fromkeys(("guaranteed", "used", "borrowed", "lent", "waiting"), 0),
+                    }
+                ],
+            },
         ),
     ],
     ids=[kind.kind for kind in KINDS],

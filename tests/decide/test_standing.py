@@ -31,6 +31,19 @@ def test_standings_add_up() -> None:
     assert (c.guaranteed, c.used, c.borrowed, c.lent, c.waiting) == (0, 0, 0, 0, 0)
 
 
+def test_minimums_add_up_over_a_tenants_deployments_to_what_a_status_can_hold() -> None:
+    """Beside them the largest node, which bounds one replica."""
+    few = (deployment("llama", "team-a").gpus(2).bounds(2, 4), deployment("qwen", "team-a").bounds(1, 4))
+    many = tuple(deployment(f"flood-{number}", "team-b").gpus(64).bounds(1000, 1000) for number in range(40))
+    snapshot = fleet(
+        *few, *many, gpus={"h100": nodes(4, 2, size=8)}, tenants=(tenant("team-a", 4), tenant("team-b", 4))
+    )
+    (a,), (b,) = standings(snapshot, decide(snapshot, {})).values()
+
+    assert (a.minimums, a.largest_node_gpus) == (5, 8)
+    assert (b.minimums, b.waiting) == (1_000_000, 1_000_000)
+
+
 def test_both_sides_are_told() -> None:
     """The borrower reads who wants it back, the lender from whom it comes."""
     snapshot, plan = _lender_wakes()

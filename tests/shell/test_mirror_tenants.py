@@ -9,7 +9,7 @@ from modelfleet.api.conditions import Reason
 from modelfleet.decide.snapshot import Node, Quota, Tenant
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.observe import _tenants, claims, observe
-from modelfleet.shell.records import parse_quota, parse_tenant
+from modelfleet.shell.records import parse_quota, parse_tenant, parse_view
 
 SELECTOR = {"gpu": "h100"}
 
@@ -124,7 +124,7 @@ def test_a_namespace_is_the_older_tenants_and_then_the_lesser_names() -> None:
 
 def test_a_quota_is_read_as_far_as_the_operator_owns_it() -> None:
     """Amounts as the API server writes them; a limit that somebody else set last is not the operator's."""
-    item = {
+    item: dict[str, Any] = {
         "metadata": {
             "name": "modelfleet-gpus",
             "namespace": "a",
@@ -149,6 +149,7 @@ def test_a_quota_is_read_as_far_as_the_operator_owns_it() -> None:
     }
     quota = parse_quota(item)
 
+    assert quota is not None
     assert quota.hard == {"requests.x/a": 12, "requests.x/b": 2000}
     assert (quota.epoch, quota.enforced, quota.used) == (4, {"requests.x/a": 13}, {"requests.x/a": 11})
 
@@ -234,3 +235,11 @@ def test_outside_the_watched_namespaces_nothing_is_the_operators() -> None:
     assert claims(mirror.tenants.values()) == {"mine": "both"}
     assert {key.namespace for key in everywhere.deployments} == set(everywhere.quotas) == {"mine", "theirs"}
     assert claims(everywhere.tenants.values()) == {"mine": "both", "theirs": "both"}
+
+
+def test_a_quota_or_view_of_another_name_is_not_the_operators() -> None:
+    """Labels and owners are anybody's to write; one object a namespace is looked at."""
+    metadata = {"name": "mine", "namespace": "a", "uid": "q", "resourceVersion": "7"}
+
+    assert parse_quota({"metadata": metadata, "spec": {"hard": {"requests.x/a": "1.5"}}}) is None
+    assert parse_view({"metadata": metadata, "spec": {"tenant": "team"}}) is None

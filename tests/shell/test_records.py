@@ -91,3 +91,14 @@ def test_a_pod_holds_what_the_scheduler_counts(before: list[dict[str, Any]], con
     assert record is not None
 
     assert record.resources == (("nvidia.com/gpu", want),)
+
+
+@pytest.mark.parametrize(("written", "gpus"), [("2", 2), ("2k", 2_000), ("2e3", 2_000), ("2Ki", 2_048), ("1E", 10**18)])
+def test_a_number_is_read_however_its_author_wrote_it(written: str, gpus: int) -> None:
+    """A quantity has many spellings, and the API server counts them all."""
+    item = pod(node="gpu-1")
+    item["spec"]["containers"] = [{"resources": {"limits": {"nvidia.com/gpu": written, "cpu": "1500m"}}}]
+    record = parse_pod(item)
+    assert record is not None
+
+    assert record.resources == (("nvidia.com/gpu", gpus),)

@@ -8,6 +8,7 @@ from modelfleet.api.inferenceruntime import PLACEHOLDERS, InferenceRuntimeSpec
 from modelfleet.api.meta import Model
 from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from modelfleet.api.tenant import TenantSpec, TenantStatus
+from modelfleet.api.tenantview import TenantViewSpec
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -242,4 +243,22 @@ TENANT = Kind(
     ),
 )
 
-KINDS = (MODEL_DEPLOYMENT, ACCELERATOR_CLASS, INFERENCE_RUNTIME, TENANT)
+TENANT_VIEW = Kind(
+    kind="TenantView",
+    plural="tenantviews",
+    short_names=("tview",),
+    scope="Namespaced",
+    description="What the Tenant of this namespace has. The operator writes it; whatever else is written is put back.",
+    spec=TenantViewSpec,
+    status=None,
+    columns=(
+        Column(name="Tenant", json_path=".spec.tenant"),
+        Column(name="Used/Nominal", json_path=".spec.used", description="GPUs by class, all its namespaces together."),
+        Column(name="Waiting", json_path=".spec.waiting", type="integer", description="GPUs asked for and not there."),
+        Column(name="Reason", json_path=".spec.reason", description="One word for the state."),
+        Column(name="Age", json_path=".metadata.creationTimestamp", type="date"),
+        Column(name="Message", json_path=".spec.message", wide=True),
+    ),
+)
+
+KINDS = (MODEL_DEPLOYMENT, ACCELERATOR_CLASS, INFERENCE_RUNTIME, TENANT, TENANT_VIEW)

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from modelfleet.api.conditions import Reason, TenantCondition
+from modelfleet.api.tenant import MOST_GPUS
 from modelfleet.decide.explain import why_taken
 from modelfleet.decide.plan import Plan, StepName
 from modelfleet.decide.shares import Reclaim
@@ -12,7 +13,7 @@ from modelfleet.decide.snapshot import Fault, Quota, Snapshot, Tenant
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Standing:
-    """One tenant and one accelerator class, in GPUs; the words are those of ClassUsage."""
+    """One tenant and one accelerator class, in GPUs; the words are those of ClassView."""
 
     accelerator: str
     quota: Quota
@@ -21,6 +22,8 @@ class Standing:
     borrowed: int
     lent: int
     waiting: int
+    minimums: int
+    largest_node_gpus: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +42,7 @@ def standings(snapshot: Snapshot, plan: Plan) -> dict[str, tuple[Standing, ...]]
     held: dict[tuple[str, str], int] = {}
     asked: dict[tuple[str, str], int] = {}
     waiting: dict[tuple[str, str], int] = {}
+    minimums: dict[tuple[str, str], int] = {}
     for observed in snapshot.deployments:
         if observed.spec is None:
             continue
@@ -50,9 +54,12 @@ def standings(snapshot: Snapshot, plan: Plan) -> dict[str, tuple[Standing, ...]]
         held[place] = held.get(place, 0) + has * gpus
         asked[place] = asked.get(place, 0) + wants * gpus
         waiting[place] = waiting.get(place, 0) + max(0, wants - has) * gpus
-    lent = {
-        accelerator: _lent(snapshot, accelerator, held.get(("", accelerator), 0))
-        for accelerator in {accelerator for tenant in snapshot.tenants for accelerator in tenant.quotas}
+        minimums[place] = minimums.get(place, 0) + observed.spec.scaling.min_replicas * gpus
+    classes = {accelerator for tenant in snapshot.tenants for accelerator in tenant.quotas}
+    lent = {accelerator: _lent(snapshot, accelerator, held.get(("", accelerator), 0)) for accelerator in classes}
+    largest = {
+        accelerator: max((node.allocatable_gpus for node in snapshot.nodes.get(accelerator, ())), default=0)
+        for accelerator in classes
     }
     found: dict[str, tuple[Standing, ...]] = {}
     for tenant in snapshot.tenants:
@@ -69,7 +76,10 @@ def standings(snapshot: Snapshot, plan: Plan) -> dict[str, tuple[Standing, ...]]
                     used=used,
                     borrowed=max(0, used - quota.nominal_gpus),
                     lent=lent[accelerator].get(tenant.name, 0),
-                    waiting=waiting.get(place, 0),
+                    # A team may ask for what no cluster has: its own numbers end where a status can hold them.
+                    waiting=min(MOST_GPUS, waiting.get(place, 0)),
+                    minimums=min(MOST_GPUS, minimums.get(place, 0)),
+                    largest_node_gpus=largest[accelerator],
                 )
             )
         found[tenant.name] = tuple(rows)

@@ -98,7 +98,7 @@ def new_quota(namespace: str, tenant: str, uid: str, hard: Mapping[str, int]) ->
             "namespace": namespace,
             "labels": {MANAGED_BY_LABEL: MANAGED_BY, "app.kubernetes.io/part-of": "modelfleet"},
             "annotations": {FENCE_EPOCH_ANNOTATION: "0"},
-            "ownerReferences": _owners(tenant, uid),
+            "ownerReferences": [owner_reference(tenant, uid)],
         },
         "spec": {"hard": dict.fromkeys(hard, "0")},
     }
@@ -122,19 +122,18 @@ def quota_patch(
         {"op": "add", "path": annotation, "value": str(epoch)}
         if seen is not None
         else {"op": "add", "path": "/metadata/annotations", "value": {FENCE_EPOCH_ANNOTATION: str(epoch)}},
-        {"op": "add", "path": "/metadata/ownerReferences", "value": _owners(tenant, uid)},
+        {"op": "add", "path": "/metadata/ownerReferences", "value": [owner_reference(tenant, uid)]},
         {"op": "add", "path": "/spec/hard", "value": {name: str(gpus) for name, gpus in hard.items()}},
     ]
 
 
-def _owners(tenant: str, uid: str) -> list[dict[str, Any]]:
-    return [
-        {
-            "apiVersion": API_VERSION,
-            "kind": "Tenant",
-            "name": tenant,
-            "uid": uid,
-            "controller": True,
-            "blockOwnerDeletion": False,
-        }
-    ]
+def owner_reference(tenant: str, uid: str) -> dict[str, Any]:
+    """Return what makes an object a Tenant's."""
+    return {
+        "apiVersion": API_VERSION,
+        "kind": "Tenant",
+        "name": tenant,
+        "uid": uid,
+        "controller": True,
+        "blockOwnerDeletion": False,
+    }

@@ -8,6 +8,24 @@ from modelfleet.api.meta import GROUP, VERSION
 from modelfleet.shell.process import Process
 
 
+class NoMemory(kopf.DiffBaseStorage):
+    """Keeps kopf from remembering objects: handlers of events need none of it.
+
+    Its own memory is an annotation of the object. A team that writes nonsense there would keep every later event of
+    the object, its deletion too, from the handlers.
+    """
+
+    def build(self, **_: Any) -> Any:
+        """Return that there is nothing to compare."""
+        return {}
+
+    def fetch(self, **_: Any) -> None:
+        """Return that nothing was remembered."""
+
+    def store(self, **_: Any) -> None:
+        """Remember nothing."""
+
+
 @kopf.on.login()
 async def login(memo: Process, **_: Any) -> kopf.ConnectionInfo:
     """Let kopf speak to the same server as the same user as everything else here."""
@@ -35,6 +53,7 @@ async def configure(settings: kopf.OperatorSettings, memo: Process, **_: Any) ->
     settings.watching.inactivity_timeout = 75
     settings.networking.request_timeout = 30
     settings.execution.max_workers = 2
+    settings.persistence.diffbase_storage = NoMemory()
     await memo.start()
 
 

@@ -30,6 +30,7 @@ from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.observe import observe, targets
 from modelfleet.shell.report import Reporter, StatusWrite
 from modelfleet.shell.tenancy import TenantReporter
+from modelfleet.shell.views import ViewReporter
 
 STUCK_SECONDS = 60.0
 """A tick that takes longer than this is no tick any more."""
@@ -39,7 +40,7 @@ BLOCKED_RETRY_SECONDS = 15.0
 """Between two attempts to apply children that were refused, unless something changed."""
 CLASS_SECONDS = 10.0
 """Shortest time between two status writes of one AcceleratorClass."""
-CONCURRENT_WRITES = {"scale": 16, "provision": 8, "status": 8, "class": 2, "tenant": 2, "fence": 4}
+CONCURRENT_WRITES = {"scale": 16, "provision": 8, "status": 8, "class": 2, "tenant": 2, "view": 2, "fence": 4}
 for _kind in CONCURRENT_WRITES:
     telemetry.WRITE_FAILURES.labels(_kind)
 FIRST_RETRY_SECONDS = 0.5
@@ -129,6 +130,7 @@ class FleetLoop:
         self._fences = Fence(kubernetes, mirror, leadership)
         self._reporter = Reporter(kubernetes, mirror, leadership)
         self._tenant_reporter = TenantReporter(kubernetes, mirror, leadership)
+        self._view_reporter = ViewReporter(kubernetes, mirror, leadership)
         self._recorder = Recorder(kubernetes, identity=identity)
         self._background = Background()
         self._fleet = fleet_metrics.FleetMetrics()
@@ -203,11 +205,7 @@ class FleetLoop:
         self._provision(snapshot, plan, now)
         for write in self._reporter.due(snapshot, plan):
             self._report(write, now)
-        for record, status in self._tenant_reporter.due(snapshot, plan):
-            self._background.start(
-                ("tenant", record.name),
-                lambda r=record, s=status: self._tenant_reporter.write(r, s, now=now),  # type: ignore[misc]
-            )
+        self._report_tenants(snapshot, plan, now)
         self._report_classes(snapshot, now)
         telemetry.TICK_SECONDS.observe(perf_counter() - began)
 
@@ -333,6 +331,21 @@ class FleetLoop:
             return not outcome.retry
 
         self._background.start(("status", write.observed.key), work)
+
+    def _report_tenants(self, snapshot: Snapshot, plan: Plan, now: float) -> None:
+        accounts = self._tenant_reporter.accounts(snapshot, plan)
+        for record, status in self._tenant_reporter.due(accounts, snapshot):
+            self._background.start(
+                ("tenant", record.name),
+                lambda r=record, s=status: self._tenant_reporter.write(r, s, now=now),  # type: ignore[misc]
+            )
+        for namespace, record, spec in self._view_reporter.due(accounts, snapshot):
+            self._background.start(
+                ("view", namespace),
+                lambda n=namespace, r=record, s=spec: self._view_reporter.write(n, r, s, now=now),  # type: ignore[misc]
+            )
+        for view in self._view_reporter.stale(accounts):
+            self._background.start(("view", view.key.namespace), lambda v=view: self._view_reporter.delete(v))  # type: ignore[misc]
 
     def _report_classes(self, snapshot: Snapshot, now: float) -> None:
         for name, accelerator in self._mirror.accelerators.items():

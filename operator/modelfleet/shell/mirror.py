@@ -27,6 +27,7 @@ from modelfleet.shell.records import (
     PodRecord,
     QuotaRecord,
     TenantRecord,
+    ViewRecord,
     controller_of,
     parse_autoscaler,
     parse_child,
@@ -36,6 +37,7 @@ from modelfleet.shell.records import (
     parse_quota,
     parse_spec,
     parse_tenant,
+    parse_view,
 )
 
 log = structlog.get_logger()
@@ -117,6 +119,8 @@ class Mirror:
         self.tenants: dict[str, TenantRecord] = {}
         self.quotas: dict[str, QuotaRecord] = {}
         """The operator's ResourceQuotas by namespace."""
+        self.views: dict[str, ViewRecord] = {}
+        """The operator's TenantViews by namespace."""
         self.children: dict[tuple[str, Key], ChildRecord] = {}
         self.pods_of: defaultdict[Key, dict[str, PodRecord]] = defaultdict(dict)
         self.dirty: set[Key] = set()
@@ -138,6 +142,7 @@ class Mirror:
         self.services = self._child_table("Service")
         self.budgets = self._child_table("PodDisruptionBudget")
         self.quota_table: Table[QuotaRecord] = Table(parse_quota, self._quota_changed)
+        self.view_table: Table[ViewRecord] = Table(parse_view, self._view_changed)
 
     # --- the operator's kinds, fed by kopf ------------------------------------------------------
 
@@ -329,6 +334,12 @@ class Mirror:
             self.quotas[after.key.namespace] = after
         elif before is not None and self.quotas.get(before.key.namespace) is before:
             del self.quotas[before.key.namespace]
+
+    def _view_changed(self, before: ViewRecord | None, after: ViewRecord | None) -> None:
+        if after is not None:
+            self.views[after.key.namespace] = after
+        elif before is not None and self.views.get(before.key.namespace) is before:
+            del self.views[before.key.namespace]
 
     def _autoscaler_changed(self, before: AutoscalerRecord | None, after: AutoscalerRecord | None) -> None:
         if before is not None:

@@ -151,6 +151,7 @@ class Process:
             of("v1", "Service", mirror.services, OWNED),
             of("policy/v1", "PodDisruptionBudget", mirror.budgets, OWNED),
             of("v1", "ResourceQuota", mirror.quota_table, OWNED),
+            of(API_VERSION, "TenantView", mirror.view_table),
             of("autoscaling/v2", "HorizontalPodAutoscaler", mirror.autoscalers),
         )
 

@@ -22,8 +22,10 @@ from modelfleet.api.meta import (
 )
 from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
 from modelfleet.api.tenant import TenantSpec, TenantStatus
+from modelfleet.api.tenantview import VIEW_NAME, TenantViewSpec
 from modelfleet.decide.snapshot import Fault, Learned
 from modelfleet.render.children import CONTAINER
+from modelfleet.render.quota import QUOTA_NAME
 
 Json = dict[str, Any]
 Spec = TypeVar("Spec", bound=Model)
@@ -250,9 +252,11 @@ class QuotaRecord:
     used: Mapping[str, int]
 
 
-def parse_quota(item: Json) -> QuotaRecord:
-    """Read a ResourceQuota."""
+def parse_quota(item: Json) -> QuotaRecord | None:
+    """Read a ResourceQuota; None when it is not the fence, whatever labels it carries."""
     metadata, hard, status = item["metadata"], (item.get("spec") or {}).get("hard") or {}, item.get("status") or {}
+    if metadata["name"] != QUOTA_NAME:
+        return None
     epoch = (metadata.get("annotations") or {}).get(FENCE_EPOCH_ANNOTATION, "")
     owned = {
         field.removeprefix("f:")
@@ -273,9 +277,47 @@ def parse_quota(item: Json) -> QuotaRecord:
 
 
 def _quantity(text: str) -> int:
-    """Read a whole quantity as the API server writes it: 2000 is 2k."""
-    factor = {"k": 1_000, "M": 1_000_000, "G": 1_000_000_000}.get(text[-1])
-    return int(text[:-1]) * factor if factor else int(text)
+    """Read a whole quantity as the API server writes it: 2000 is 2k, or 2e3 or 2Ki where its author wrote so.
+
+    Raises:
+        ValueError: If it is not whole.
+    """
+    number = text.rstrip("kKMGTPEi") if "e" not in text else text[: text.index("e")]
+    suffix = text[len(number) :]
+    return int(number) * (int(10 ** int(suffix[1:])) if suffix.startswith("e") else _FACTORS[suffix])
+
+
+_FACTORS = {
+    "": 1,
+    **{suffix: 1_000**power for power, suffix in enumerate("kMGTPE", start=1)},
+    **{f"{suffix}i": 1_024**power for power, suffix in enumerate("KMGTPE", start=1)},
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ViewRecord:
+    """A TenantView of the operator's; `spec` is None where it does not parse."""
+
+    key: Key
+    uid: str
+    version: int
+    owner_uid: str
+    spec: TenantViewSpec | None
+
+
+def parse_view(item: Json) -> ViewRecord | None:
+    """Read a TenantView; None when it has another name than the operator's."""
+    metadata = item["metadata"]
+    if metadata["name"] != VIEW_NAME:
+        return None
+    spec = parse_spec(item, TenantViewSpec)
+    return ViewRecord(
+        key=key_of(item),
+        uid=metadata["uid"],
+        version=_version(metadata),
+        owner_uid=controller_of(metadata),
+        spec=spec if isinstance(spec, TenantViewSpec) else None,
+    )
 
 
 # --- pods, their ReplicaSets, nodes, foreign autoscalers ----------------------------------------
@@ -359,7 +401,7 @@ def _extended(spec: Json) -> tuple[tuple[str, int], ...]:
 
 def _limits(container: Json) -> Counter[str]:
     limits = (container.get("resources") or {}).get("limits") or {}
-    return Counter({name: int(amount) for name, amount in limits.items() if "/" in name and str(amount).isdigit()})
+    return Counter({name: _quantity(amount) for name, amount in limits.items() if "/" in name})
 
 
 def _trouble(status: Json, engine: Json) -> str:

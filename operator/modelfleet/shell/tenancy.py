@@ -1,6 +1,7 @@
 """What Tenants are told: their status, written when it says something new and not more often than it must be."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from datetime import UTC, datetime
 
 import structlog
@@ -32,6 +33,15 @@ MESSAGE_LENGTH = 1024
 log = structlog.get_logger()
 
 
+@dataclass(frozen=True, slots=True)
+class Account:
+    """One Tenant, what it has of each class, and the status that says so."""
+
+    record: TenantRecord
+    rows: tuple[Standing, ...]
+    status: TenantStatus
+
+
 class TenantReporter:
     """Knows what every Tenant's status has to say anew."""
 
@@ -44,15 +54,12 @@ class TenantReporter:
         self._written_at: dict[str, float] = {}
         self._draining: tuple[Reclaim, ...] = ()
 
-    def due(self, snapshot: Snapshot, plan: Plan) -> Iterator[tuple[TenantRecord, TenantStatus]]:
-        """Yield the statuses that have to be written now."""
-        now = snapshot.taken_at
-        self._began_at = now if self._began_at is None else self._began_at
+    def accounts(self, snapshot: Snapshot, plan: Plan) -> list[Account]:
+        """Return what every Tenant has now."""
         self._draining = _still_draining(self._draining, snapshot, plan)
         owner = {namespace: tenant.name for tenant in snapshot.tenants for namespace in tenant.namespaces}
         rows = standings(snapshot, plan) if snapshot.tenants else {}
-        for name in self._written_at.keys() - rows.keys():
-            del self._written_at[name]
+        found = []
         for tenant in snapshot.tenants:
             record = self._mirror.tenants[tenant.name]
             verdicts: tuple[TenantVerdict, ...]
@@ -61,9 +68,19 @@ class TenantReporter:
             else:
                 taken = {name: owner[name] for name in record.spec.namespaces if owner[name] != tenant.name}
                 verdicts = (*judge_tenant(tenant, rows[tenant.name], self._draining), judge_claims(taken))
-            new = _status(record, tenant.namespaces, rows[tenant.name], verdicts, now)
-            if self._worth_a_write(record, new, now, snapshot.metrics_max_age_seconds):
-                yield record, new
+            status = _status(record, tenant.namespaces, rows[tenant.name], verdicts, snapshot.taken_at)
+            found.append(Account(record, rows[tenant.name], status))
+        return found
+
+    def due(self, accounts: Iterable[Account], snapshot: Snapshot) -> Iterator[tuple[TenantRecord, TenantStatus]]:
+        """Yield the statuses that have to be written now."""
+        now = snapshot.taken_at
+        self._began_at = now if self._began_at is None else self._began_at
+        for name in self._written_at.keys() - {tenant.name for tenant in snapshot.tenants}:
+            del self._written_at[name]
+        for account in accounts:
+            if self._worth_a_write(account.record, account.status, now, snapshot.metrics_max_age_seconds):
+                yield account.record, account.status
 
     async def write(self, record: TenantRecord, status: TenantStatus, *, now: float) -> bool:
         """Write one status; return whether that need not be tried again."""

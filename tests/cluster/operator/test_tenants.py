@@ -198,6 +198,9 @@ def test_a_second_claim_is_told_and_an_end_frees_everything(
     """The older Tenant keeps the namespace; it passes to the other with it gone, and is nobody's with both gone."""
     shared, own = new_team(), new_team()
     with gpu_class(sandbox, gpus=(2,)) as accelerator:
+        # Before the Tenants: a minimum beyond the limit is refused.
+        shared.deploy(accelerator=accelerator, drainSeconds=0, scaling={"minReplicas": 2, "maxReplicas": 2})
+        shared.await_ready(replicas=2)
         older = tenants.create(accelerator, shared, nominalQuota=1, borrowingLimit=0)
         younger = tenants.create(accelerator, own, shared, nominalQuota=2, borrowingLimit=0)
         same("True", lambda: tenants.condition(older, "NamespacesClaimed")[0])
@@ -205,7 +208,6 @@ def test_a_second_claim_is_told_and_an_end_frees_everything(
         told = tenants.condition(younger, "NamespacesClaimed")[2]
         assert [own.namespace] == tenants.get(younger)["status"]["namespaces"]
         same((1, 2), lambda: (hard(shared), hard(own)))
-        shared.deploy(accelerator=accelerator, scaling={"minReplicas": 2, "maxReplicas": 2})
         same("TenantQuota", lambda: shared.status().get("limitedBy"))
         tenants.delete(older)
         same(("True", "Claimed"), lambda: tenants.condition(younger, "NamespacesClaimed")[:2])
