@@ -14,7 +14,7 @@ from modelfleet.api.modeldeployment import GRACE_MARGIN_SECONDS, Mode, ModelDepl
 from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, admit, share_allowance
 from modelfleet.decide.allocate import Ask, Replica, allocate
-from modelfleet.decide.bounds import bounds
+from modelfleet.decide.bounds import InForce, bounds, in_force, one_way
 from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
 from modelfleet.decide.demand import Demand, demand
 from modelfleet.decide.forecast import (
@@ -52,9 +52,10 @@ def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
     drafts = [_draft(observed, history.get(observed.key), snapshot) for observed in snapshot.deployments]
     if snapshot.tenants:
         tenants = {namespace: tenant for tenant in snapshot.tenants for namespace in tenant.namespaces}
-        drafts = _admit_to_tenants(drafts, snapshot, tenants)
+        drafts = [_go_one_way(draft) for draft in _admit_to_tenants(drafts, snapshot, tenants)]
         allocation = _grant_to_tenants(drafts, snapshot, tenants)
     else:
+        drafts = [_go_one_way(draft) for draft in drafts]
         allocation = Allocation(granted=_grant(drafts, snapshot))
     reclaimed = _by_key(allocation.reclaims)
     closed = [_close(draft, allocation, reclaimed.get(draft.observed.key, ()), snapshot.taken_at) for draft in drafts]
@@ -78,6 +79,7 @@ class _Draft:
     asked: int
     steps: tuple[Step, ...]
     facts: Facts | Missing
+    in_force: InForce | None = None
     admission: Admission | None = None
 
 
@@ -87,8 +89,11 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
         remembered = _first_memory(observed, now)
     memory = _note_starts(remembered, observed.pods)
     spec = observed.spec
-    current = _current(observed, memory)
-    if spec is None or observed.fault is not None:
+    limits = in_force(spec.scaling, now, memory.in_force) if spec is not None else None
+    if limits is not memory.in_force:
+        memory = memory._replace(in_force=limits)
+    current = _current(observed, memory, limits)
+    if spec is None or limits is None or observed.fault is not None:
         why = observed.fault.message if observed.fault else "the spec was not read yet"
         return _Draft(
             observed=observed,
@@ -99,6 +104,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
             asked=current,
             steps=(Step(StepName.REPLICAS, current, Limit.INVALID),),
             facts=Missing(why, fault=False),
+            in_force=limits,
         )
     seen = demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds)
     facts: Facts | Missing
@@ -107,16 +113,15 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
         facts, wanted, target = seen, current, None
     else:
         memory, damped, steps, known = _recommend(
-            seen, observed, spec, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
+            seen, observed, spec, limits, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
         )
         facts, wanted, target = known, known.wanted.replicas, known.capacity.target_tokens_per_second
-    scaling = spec.scaling
-    bounded, bound = bounds(damped, min_replicas=scaling.min_replicas, max_replicas=scaling.max_replicas)
+    bounded, bound = bounds(damped, limits)
     admitted, cap = admit(
         bounded,
         allowance_tokens_per_second=observed.allowance_output_tokens_per_second,
         target_tokens_per_second=target,
-        floor=scaling.min_replicas,
+        floor=limits.min_replicas,
     )
     return _Draft(
         observed=observed,
@@ -127,6 +132,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
         asked=admitted,
         steps=(*steps, Step(StepName.BOUNDS, bounded, bound), Step(StepName.ADMIT, admitted, cap)),
         facts=facts,
+        in_force=limits,
     )
 
 
@@ -148,6 +154,7 @@ def _recommend(
     seen: Demand,
     observed: Observed,
     spec: ModelDeploymentSpec,
+    limits: InForce,
     memory: Memory,
     current: int,
     now: float,
@@ -214,7 +221,7 @@ def _recommend(
             elapsed_seconds=elapsed_seconds,
             start_seconds=supply.start_seconds,
             latency_weight=scaling.latency_weight,
-            min_replicas=scaling.min_replicas,
+            min_replicas=limits.min_replicas,
         )
     wanted = replicas(
         seen,
@@ -264,6 +271,16 @@ def _recommend(
     return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted)
 
 
+def _go_one_way(draft: _Draft) -> _Draft:
+    """Pause one direction, before GPUs are granted: what may not grow leaves them to others."""
+    if draft.spec is None or draft.in_force is None or draft.observed.foreign_autoscaler:
+        return draft
+    count, limit = one_way(draft.asked, draft.current, draft.in_force.mode)
+    if not limit:
+        return draft
+    return replace(draft, asked=count, steps=(*draft.steps, Step(StepName.MODE, count, limit)))
+
+
 def _grant(drafts: list[_Draft], snapshot: Snapshot) -> dict[Key, int]:
     """Grant GPUs to those that will be scaled; tell the others what they would get if they all were."""
     asks = [_ask(draft) for draft in drafts if draft.spec is not None]
@@ -299,12 +316,12 @@ def _admit_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping
 
 
 def _admit_less(draft: _Draft, admission: Admission) -> _Draft:
-    assert draft.spec is not None and isinstance(draft.facts, Facts)  # noqa: S101 - only these were shared among
+    assert draft.in_force is not None and isinstance(draft.facts, Facts)  # noqa: S101 - only these were shared among
     admitted, cap = admit(
         draft.asked,
         allowance_tokens_per_second=admission.admitted,
         target_tokens_per_second=draft.facts.capacity.target_tokens_per_second,
-        floor=draft.spec.scaling.min_replicas,
+        floor=draft.in_force.min_replicas,
     )
     step = Step(StepName.ADMIT, admitted, cap or draft.steps[-1].limited_by)
     return replace(draft, asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
@@ -405,7 +422,7 @@ def _tenant_ask(draft: _Draft, spec: ModelDeploymentSpec, tenant: str, surplus: 
         gpus=spec.gpus_per_replica,
         priority=spec.priority,
         held=len(stay),
-        assured=max(draft.current, min(spec.scaling.min_replicas, draft.asked)) if draft.spec else draft.current,
+        assured=_assured(draft),
         # One that grows while it is told to shrink would be told to shrink by less.
         asked=min(draft.asked, draft.current) if told else draft.asked,
         tenant=tenant,
@@ -447,9 +464,16 @@ def _ask(draft: _Draft) -> Ask:
         gpus=draft.spec.gpus_per_replica,
         priority=draft.spec.priority,
         held=sum(1 for pod in draft.observed.pods if pod.node and not pod.terminating),
-        assured=max(draft.current, min(draft.spec.scaling.min_replicas, draft.asked)),
+        assured=_assured(draft),
         asked=draft.asked,
     )
+
+
+def _assured(draft: _Draft) -> int:
+    """Return the replicas that it has a right to before anybody's growth: what it has, and its minimum."""
+    if draft.spec is None or draft.in_force is None:
+        return draft.current
+    return max(draft.current, min(draft.in_force.min_replicas, draft.asked))
 
 
 def _close(
@@ -471,12 +495,13 @@ def _close(
         wanted=draft.wanted,
         desired=desired,
         granted=count,
-        limited_by=_binding(draft.wanted, desired, steps, draft.spec),
+        limited_by=_binding(draft.wanted, desired, steps, draft.in_force if draft.spec is not None else None),
         steps=steps,
         facts=draft.facts,
         admission=draft.admission,
         waits=allocation.waits.get(observed.key, ()),
         reclaims=reclaims,
+        in_force=draft.in_force,
     )
     told = tuple(pod for reclaim in reclaims for pod in reclaim.pods)
     if told or memory.leaving:
@@ -510,34 +535,34 @@ def _close(
 
 def _hands_off(draft: _Draft) -> Limit:
     """Return why the count may not be written, or Limit.NONE."""
-    if draft.spec is None:
+    if draft.spec is None or draft.in_force is None:
         return Limit.INVALID
     if draft.observed.foreign_autoscaler:
         return Limit.FOREIGN_AUTOSCALER
-    match draft.spec.scaling.mode:
+    match draft.in_force.mode:
         case Mode.PAUSED:
             return Limit.PAUSED
         case Mode.RECOMMEND:
             return Limit.RECOMMEND
-        case Mode.AUTO:
+        case Mode.AUTO | Mode.PAUSED_SCALE_IN | Mode.PAUSED_SCALE_OUT:
             return Limit.NONE
 
 
-def _binding(wanted: int, desired: int, steps: tuple[Step, ...], spec: ModelDeploymentSpec | None) -> Limit:
+def _binding(wanted: int, desired: int, steps: tuple[Step, ...], limits: InForce | None) -> Limit:
     """Return what keeps desired from wanted: the bound it stands at, else the last limit that moved it.
 
     Below minReplicas, which a quota alone can keep it, that is what people ask about, whatever the load calls for.
     """
     hands_off = steps[-1].name is StepName.MODE
-    if spec is not None and not hands_off and desired < spec.scaling.min_replicas and steps[-1].limited_by:
+    if limits is not None and not hands_off and desired < limits.min_replicas and steps[-1].limited_by:
         return steps[-1].limited_by
     if desired == wanted:
         return Limit.NONE
-    if spec is not None and not hands_off:
-        if desired > wanted and desired == spec.scaling.min_replicas:
-            return Limit.MIN_REPLICAS
-        if desired < wanted and desired == spec.scaling.max_replicas:
-            return Limit.MAX_REPLICAS
+    if limits is not None and not hands_off:
+        if desired > wanted and desired == limits.min_replicas:
+            return Limit.SCHEDULE if limits.min_of else Limit.MIN_REPLICAS
+        if desired < wanted and desired == limits.max_replicas:
+            return Limit.SCHEDULE if limits.max_of else Limit.MAX_REPLICAS
     before = wanted
     binding = Limit.NONE
     for step in steps:
@@ -561,16 +586,16 @@ def _first_memory(observed: Observed, now: float) -> Memory:
     )
 
 
-def _current(observed: Observed, memory: Memory) -> int:
+def _current(observed: Observed, memory: Memory, limits: InForce | None) -> int:
     """Return the count this decision starts from.
 
     Where the operator keeps its hands off, what exists is the truth; else its own last word is, and a
     hand edit is a difference to put back. After a restart the Deployment speaks for the last word,
     unless somebody else owns the field: then the status does.
     """
-    spec, child = observed.spec, observed.child
-    floor = spec.scaling.min_replicas if spec is not None else 0
-    auto = spec is not None and spec.scaling.mode is Mode.AUTO
+    child = observed.child
+    floor = limits.min_replicas if limits is not None else 0
+    auto = limits is not None and limits.mode not in {Mode.PAUSED, Mode.RECOMMEND}
     if child is not None and (not auto or observed.fault is not None or observed.foreign_autoscaler):
         return child.replicas
     if memory.desired is not None and memory.last_decided_at is not None:

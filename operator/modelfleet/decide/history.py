@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from modelfleet.decide.bounds import InForce
 from modelfleet.decide.lookback import NO_PAST, Lookback
 from modelfleet.decide.pace import NO_PACE, Pace
 
@@ -65,6 +66,7 @@ class Memory(NamedTuple):
         last_scaled_at: When the replica count was last changed.
         leaving: Names of pods that were told to go for another tenant and may still be there.
         gave_back_at: When it last gave back what it had borrowed.
+        in_force: Bounds and mode of the last decision; None before the first one and without a spec.
     """
 
     uid: str
@@ -84,3 +86,4 @@ class Memory(NamedTuple):
     last_scaled_at: float | None = None
     leaving: tuple[str, ...] = ()
     gave_back_at: float | None = None
+    in_force: InForce | None = None
