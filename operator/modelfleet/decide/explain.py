@@ -53,6 +53,32 @@ REPORTED_LIMITS = frozenset(
 """Limits that ScalingLimited names, as HPA's does; windows and modes are no limits but choices."""
 
 
+LIMIT_FIELDS = {
+    Limit.MIN_REPLICAS: "spec.scaling.minReplicas",
+    Limit.MAX_REPLICAS: "spec.scaling.maxReplicas",
+    Limit.SCHEDULE: "spec.scaling.schedules",
+    Limit.SCALE_UP_RATE: "spec.scaling.behavior.scaleUp.policies",
+    Limit.SCALE_DOWN_RATE: "spec.scaling.behavior.scaleDown.policies",
+    Limit.SCALE_UP_WINDOW: "spec.scaling.behavior.scaleUp.stabilizationWindowSeconds",
+    Limit.SCALE_DOWN_WINDOW: "spec.scaling.behavior.scaleDown.stabilizationWindowSeconds",
+    Limit.WARM_UP: "spec.scaling.behavior.scaleDown.stabilizationWindowSeconds",
+    Limit.METRICS: "the engines' metrics",
+    Limit.TOKEN_ALLOWANCE: "Tenant spec.tokensPerMinute",
+    Limit.CAPACITY: "the nodes of the AcceleratorClass",
+    Limit.TENANT_QUOTA: "Tenant spec.quotas",
+    Limit.LENDING_LIMIT: "spec.quotas.lendingLimit of other Tenants",
+    Limit.RECLAIM: "Tenants that give back",
+    Limit.RECLAIMED: "Tenants that took their own back",
+    Limit.PAUSED: "spec.scaling.mode",
+    Limit.PAUSED_SCALE_IN: "spec.scaling.mode",
+    Limit.PAUSED_SCALE_OUT: "spec.scaling.mode",
+    Limit.RECOMMEND: "spec.scaling.mode",
+    Limit.FOREIGN_AUTOSCALER: "the other autoscaler",
+    Limit.INVALID: "the Ready condition",
+}
+"""Where each limit is said."""
+
+
 @dataclass(frozen=True, slots=True)
 class Verdict:
     """One condition without its times."""
@@ -425,7 +451,7 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
 def _outside_schedule(decision: Decision, limits: InForce) -> str:
     few = decision.desired < decision.wanted
     name, field = (limits.max_of, "maxReplicas") if few else (limits.min_of, "minReplicas")
-    ends = f" at {_clock(limits.until, limits)}" if limits.then == name else ""
+    ends = f" at {_clock(limits.until, limits)}" if name and limits.then == name else ""
     return (
         f"the end of schedule {name}{ends}; or {'raise' if few else 'lower'} {field} of {name} in "
         f"spec.scaling.schedules to {decision.wanted}"
