@@ -190,8 +190,8 @@ def operator(facts: Facts) -> Iterator[Finding]:
         state = "its pod is gone" if pod is None else f"its pod is {pod.get('status', {}).get('phase', 'Unknown')}"
         yield _error(
             f"operator {holder}",
-            f"the leader is stuck: it renewed its Lease {span(age)} ago (every {LEASE_SECONDS} s at least is due), {state}, "
-            "and no standby took over; nothing is scaled",
+            f"the leader is stuck: it renewed its Lease {span(age)} ago (every {LEASE_SECONDS} s at least is due), "
+            f"{state}, and no standby took over; nothing is scaled",
             f"kubectl -n {facts.operator_namespace} delete pod {holder.rsplit('_', 1)[0]}; "
             "two replicas of the operator take over by themselves",
         )
@@ -200,7 +200,7 @@ def operator(facts: Facts) -> Iterator[Finding]:
     if unseen:
         yield _error(
             f"operator {holder}",
-            f"it renews its Lease, but does not look at {len(unseen)} changed ModelDeployments, {_name(unseen[0])} first",
+            f"it renews its Lease, but {len(unseen)} changed ModelDeployments wait for it, {_name(unseen[0])} first",
             f"kubectl -n {facts.operator_namespace} logs {holder.rsplit('_', 1)[0]}, then delete that pod",
         )
 
@@ -260,25 +260,23 @@ def classes(facts: Facts) -> Iterator[Finding]:
     """Compare each class with the labels and resources of the nodes."""
     if isinstance(facts.nodes, Unread):
         return
+    used = {item["spec"]["accelerator"] for item in _known(facts.deployments)}
     for item in _known(facts.classes):
         spec = item["spec"]
+        # Nodes of a class that nobody uses may be for an autoscaler of nodes to bring, or for another day.
+        severity = Severity.ERROR if _name(item) in used else Severity.NOTE
         wanted, resource = spec["nodeSelector"], spec["resourceName"]
         matching = [node for node in facts.nodes if wanted.items() <= (node["metadata"].get("labels") or {}).items()]
         where = f"AcceleratorClass {_name(item)}"
         if not matching:
-            yield _error(where, f"no node has {_labels(wanted)}", _nearest(wanted, resource, facts.nodes))
+            yield Finding(severity, where, f"no node has {_labels(wanted)}", _nearest(wanted, resource, facts.nodes))
         elif not any(_amount(node, resource) for node in matching):
-            yield _error(
-                where,
-                f"none of its {len(matching)} nodes has {resource} to give, {_name(matching[0])} among them",
-                "see that the device plugin runs there, or correct spec.resourceName",
-            )
+            what = f"none of its {len(matching)} nodes has {resource} to give, {_name(matching[0])} among them"
+            remedy = "see that the device plugin runs there, or correct spec.resourceName"
+            yield Finding(severity, where, what, remedy)
         elif not any(_usable(node) for node in matching):
-            yield _error(
-                where,
-                f"all of its {len(matching)} nodes are cordoned or not ready",
-                "kubectl get nodes; kubectl uncordon NODE",
-            )
+            what = f"all of its {len(matching)} nodes are cordoned or not ready"
+            yield Finding(severity, where, what, "kubectl get nodes; kubectl uncordon NODE")
 
 
 def _labels(selector: Mapping[str, str]) -> str:
@@ -345,8 +343,8 @@ def metrics(facts: Facts) -> Iterator[Finding]:
             f"InferenceRuntime {runtime}",
             f"{len(items)} deployments have no fresh metrics, and none of their replicas is removed; "
             f"{_name(items[0])} since {since}: {first.get('message', '')}",
-            "see that the engine serves its metrics port and path, that a NetworkPolicy lets the operator in, and that the "
-            "Prometheus of the operator's --prometheus-url answers",
+            "see that the engine serves its metrics port and path, that a NetworkPolicy lets the operator in, and that "
+            "the Prometheus of the operator's --prometheus-url answers",
         )
 
 
@@ -433,7 +431,7 @@ def pods(facts: Facts) -> Iterator[Finding]:
         remedy = (
             f"correct the image of the InferenceRuntime ({image}), or its pull secret"
             if "Image" in cause
-            else f"kubectl -n {record.key.namespace} describe pod {record.key.name}; kubectl logs tells what the engine said"
+            else f"kubectl -n {record.key.namespace} describe pod {record.key.name}, and kubectl logs of it"
         )
         yield _error(f"pod {record.key}", record.trouble, remedy)
 

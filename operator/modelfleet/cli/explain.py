@@ -122,8 +122,8 @@ def lines(item: Mapping[str, Any], now: datetime) -> list[Text | Table]:
     if told["generation"] != told["observedGeneration"]:
         parts.append(
             Text(
-                f"this is about generation {told['observedGeneration']} of the spec; {told['generation']} was not looked "
-                "at yet",
+                f"this is about generation {told['observedGeneration']} of the spec; {told['generation']} is not "
+                "decided about yet",
                 style="yellow",
             )
         )

@@ -30,9 +30,9 @@ LOG_LINES: Final = 2_000
 HIDDEN: Final = "(left out)"
 LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 _CREDENTIALS_IN_URL: Final = re.compile(r"(?<=://)[^/@\s\"']+(?=@)")
-_SECRET_WORD: Final = r"[\w.-]*(?:token|passwo?r?d|secret|api[-_]?key|credential|authorization)[\w.-]*"
-_SECRET_VALUE: Final = re.compile(rf"(?i)({_SECRET_WORD}[\"']?\s*[=:]\s*(?:bearer\s+)?[\"']?)[^\s\"',}}]+")
-_SECRET_FLAG: Final = re.compile(rf"(?i)^--?{_SECRET_WORD}$")
+_SECRET_NAME: Final = r"[\w.-]*(?:token|passwo?r?d|secret|api[-_]?key|credential|authorization)[\w.-]*"  # noqa: S105 - names of secrets, none itself
+_SECRET_VALUE: Final = re.compile(rf"(?i)({_SECRET_NAME}[\"']?\s*[=:]\s*(?:bearer\s+)?[\"']?)[^\s\"',}}]+")
+_SECRET_FLAG: Final = re.compile(rf"(?i)^--?{_SECRET_NAME}$")
 _BEARER: Final = re.compile(r"(?i)(bearer\s+)[\w.~+/=-]+")
 
 
