@@ -7,8 +7,7 @@ from typing import Annotated, Final
 
 import typer
 
-from modelfleet.adapters.kubernetes import Conflict, Json
-from modelfleet.api.meta import API_VERSION
+from modelfleet.adapters.kubernetes import Json
 from modelfleet.api.modeldeployment import Mode
 from modelfleet.cli.bad_input import BadInput
 from modelfleet.cli.cluster import Cluster, Context, Kubeconfig, Namespace, clock, in_cluster
@@ -20,7 +19,6 @@ UNIT: Final = {"m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 Name = Annotated[str, typer.Argument(help="Of a ModelDeployment.", autocompletion=deployment_names)]
 For = Annotated[str | None, typer.Option("--for", help="30m, 12h, 7d, 2w; without end when absent.", metavar="TIME")]
-Force = Annotated[bool, typer.Option("--force", help="Take the field from whoever owns it.")]
 
 
 class Only(StrEnum):
@@ -34,37 +32,34 @@ def pause(
     name: Name,
     lasting: For = None,
     only: Annotated[Only | None, typer.Option(help="in: remove none, out: add none; both when absent.")] = None,
-    force: Force = False,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
     """Leave the replicas as they are, for a time or until `resume`."""
     mode = {None: Mode.PAUSED, Only.IN: Mode.PAUSED_SCALE_IN, Only.OUT: Mode.PAUSED_SCALE_OUT}[only]
-    _set(name, mode, lasting, force=force, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    _set(name, mode, lasting, namespace=namespace, kubeconfig=kubeconfig, context=context)
 
 
 def recommend(
     name: Name,
     lasting: For = None,
-    force: Force = False,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
     """Decide and say what would be done, but do not scale, for a time or until `resume`."""
-    _set(name, Mode.RECOMMEND, lasting, force=force, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    _set(name, Mode.RECOMMEND, lasting, namespace=namespace, kubeconfig=kubeconfig, context=context)
 
 
 def resume(
     name: Name,
-    force: Force = False,
     namespace: Namespace = None,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
 ) -> None:
     """Scale again: undo `pause` and `recommend`."""
-    _set(name, Mode.AUTO, None, force=force, namespace=namespace, kubeconfig=kubeconfig, context=context)
+    _set(name, Mode.AUTO, None, namespace=namespace, kubeconfig=kubeconfig, context=context)
 
 
 def _set(
@@ -72,7 +67,6 @@ def _set(
     mode: Mode,
     lasting: str | None,
     *,
-    force: bool,
     namespace: str | None,
     kubeconfig: str | None,
     context: str | None,
@@ -80,29 +74,23 @@ def _set(
     async def work(cluster: Cluster) -> str:
         until = None if lasting is None else ends(lasting, clock())
         before = await cluster.deployment(name)
-        # What these commands set they also let go of: the default is Auto, and nobody owns it.
-        wanted: Json = {} if mode is Mode.AUTO else {"mode": mode.value}
-        if mode is Mode.AUTO and not _own(before) and before["spec"]["scaling"]["mode"] != Mode.AUTO:
-            wanted = {"mode": mode.value}
-        if until is not None:
-            wanted["modeUntil"] = f"{until:%Y-%m-%dT%H:%M:%SZ}"
-        manifest: Json = {
-            "apiVersion": API_VERSION,
-            "kind": "ModelDeployment",
-            "metadata": {"name": name, "namespace": cluster.namespace, "uid": before["metadata"]["uid"]},
-            **({"spec": {"scaling": wanted}} if wanted else {}),
-        }
-        try:
-            await cluster.kubernetes.apply(manifest, field_manager=MANAGER, force=force)
-        except Conflict as error:
-            raise BadInput("NAME", f"{error}; change it there, or take the field over with --force") from error
-        return f"{cluster.namespace}/{name}: {mode.value}" + (f" until {until:%Y-%m-%d %H:%M:%SZ}" if until else "")
+        text = None if until is None else f"{until:%Y-%m-%dT%H:%M:%SZ}"
+        body: Json = {"spec": {"scaling": {"mode": mode.value, "modeUntil": text}}}
+        await cluster.kubernetes.merge_patch(cluster.deployment_path(name), body, field_manager=MANAGER)
+        said = f"{cluster.namespace}/{name}: {mode.value}" + (f" until {until:%Y-%m-%d %H:%M:%SZ}" if until else "")
+        owner = applier(before)
+        return f"{said}; {owner} applies spec.scaling.mode and may put it back: change it there too" if owner else said
 
     typer.echo(in_cluster(work, kubeconfig=kubeconfig, context=context, namespace=namespace))
 
 
-def _own(item: Json) -> bool:
-    return any(entry.get("manager") == MANAGER for entry in item["metadata"].get("managedFields") or ())
+def applier(item: Json) -> str:
+    """Return who applies the mode server-side, as a GitOps controller does; empty when nobody does."""
+    for entry in item["metadata"].get("managedFields") or ():
+        scaling = ((entry.get("fieldsV1") or {}).get("f:spec") or {}).get("f:scaling") or {}
+        if entry.get("operation") == "Apply" and "f:mode" in scaling:
+            return str(entry["manager"])
+    return ""
 
 
 def ends(lasting: str, now: datetime) -> datetime:

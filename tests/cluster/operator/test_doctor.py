@@ -1,4 +1,4 @@
-"""Broken situations, set up blind: `kubectl get`, `kubectl describe` or `modelfleet doctor` names the true cause of each.
+"""Ten broken situations: `kubectl get`, `kubectl describe` or `modelfleet doctor` names the true cause of each.
 
 The cluster is one of its own, for rights are taken from its operator and its leader is stopped.
 """
@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import json
 import signal
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
-import yaml
 from typer.testing import CliRunner
 
 from modelfleet.adapters.kubernetes import resource_path
 from modelfleet.api.meta import API_VERSION
 from modelfleet.cli.doctor_facts import RIGHTS
 from modelfleet.cli.main import app
-from sandbox.cluster import CHECKOUT, Sandbox
+from sandbox.cluster import Sandbox
 from sandbox.fleet import NAMESPACE, SERVICE_ACCOUNT, Fleet
 from sandbox.nodes import NodePlan
 from tests.cluster.operator.scene import Cast, Team, Watched, _credential, create_class, gpu_class, unique, until
@@ -142,9 +140,11 @@ def test_an_image_that_never_starts(sandbox: Sandbox, team: Team) -> None:
     [pod] = until(team.pods)
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "vllm/vllm-openai:typo"'}
     container = {"name": pod["spec"]["containers"][0]["name"], "image": "", "imageID": "", "ready": False}
-    path = f"/api/v1/namespaces/{team.namespace}/pods/{pod['metadata']['name']}/status"
+    path = f"/api/v1/namespaces/{team.namespace}/pods/{pod['metadata']['name']}"
     statuses = [{**container, "restartCount": 0, "state": {"waiting": waiting}}]
-    sandbox.request("PATCH", path, {"status": {"phase": "Pending", "containerStatuses": statuses}})
+    # Without it the sandbox pulls no image, and so never gets any further.
+    sandbox.request("PATCH", path, {"metadata": {"annotations": {"sandbox.modelfleet.dev/image-pull-seconds": None}}})
+    sandbox.request("PATCH", f"{path}/status", {"status": {"phase": "Pending", "containerStatuses": statuses}})
 
     finding = named(sandbox, f"pod {team.namespace}/llama-", "ImagePullBackOff", "vllm-openai:typo")
 
@@ -238,7 +238,7 @@ def test_an_unreachable_prometheus(sandbox: Sandbox, cast: Cast, team: Team) -> 
     until(blind.leads)
     team.deploy()
 
-    finding = named(sandbox, "InferenceRuntime vllm", f"{team.namespace}/llama since", "127.0.0.1:9")
+    finding = named(sandbox, "InferenceRuntime vllm", f"{team.namespace}/llama since", "Prometheus: cannot be reached")
 
     assert "--prometheus-url" in finding["remedy"]
     assert columns(sandbox, team)["REASON"] == "MetricsMissing"
