@@ -48,6 +48,43 @@ def test_a_schedule_holds_from_its_start_to_its_end(case: str) -> None:
     assert limits.then == "office-hours"
 
 
+TURNS = {
+    "it starts daily and ends once a year": (("0 0 * * *", "59 23 31 12 *"), "2026-06-01T12:00:00Z", True),
+    "it ends daily and starts once a week": (("0 8 * * mon", "0 18 * * *"), "2026-06-02T12:00:00Z", False),
+    "start and end at one moment: it is over": (("0 8 * * *", "0 8 * * mon"), "2026-06-01T08:00:00Z", False),
+    "over midnight": (("0 23 * * *", "0 5 * * *"), "2026-06-01T02:00:00Z", True),
+    "a leap day": (("0 0 29 2 *", "0 0 1 3 *"), "2028-02-29T12:00:00Z", True),
+}
+
+
+@pytest.mark.parametrize("case", TURNS)
+def test_start_and_end_need_not_take_turns(case: str) -> None:
+    (start, end), moment, expected = TURNS[case]
+    schedule = Schedule(name="odd", start=start, end=end, min_replicas=3)
+
+    assert (in_force(Scaling(schedules=(schedule,)), at(moment)).min_replicas == 3) is expected
+
+
+CLOCK_CHANGES = {
+    "the skipped hour: it begins when that ends": ("2026-03-29T00:59:59Z", "2026-03-29T01:00:00Z"),
+    "a day later at its own time": ("2026-03-30T00:29:59Z", "2026-03-30T00:30:00Z"),
+    "the doubled hour: it begins once, the first time": ("2026-10-25T00:29:59Z", "2026-10-25T00:30:00Z"),
+}
+
+
+@pytest.mark.parametrize("case", CLOCK_CHANGES)
+def test_clock_changes_are_the_zone_s(case: str) -> None:
+    """Berlin goes from 2:00 to 3:00 on 29 March 2026, and from 3:00 back to 2:00 on 25 October."""
+    before, begins = CLOCK_CHANGES[case]
+    night = Schedule(name="night", time_zone="Europe/Berlin", start="30 2 * * *", end="0 5 * * *", min_replicas=3)
+    scaling = Scaling(schedules=(night,))
+
+    assert in_force(scaling, at(before)).min_of == ""
+    assert in_force(scaling, at(before)).until == at(begins)
+    assert in_force(scaling, at(begins)).min_of == "night"
+    assert in_force(scaling, at(begins) + 3600).min_of == "night"
+
+
 def test_an_answer_is_kept_until_it_may_change() -> None:
     scaling = Scaling(schedules=(BERLIN_HOURS,))
     first = in_force(scaling, at("2026-06-01T07:00:00+02:00"))

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ from typing import Annotated, Any, Final, NoReturn, TypeVar
 
 import typer
 import yaml
+from rich.console import Console
 
 from modelfleet.adapters.kubernetes import Json, Kubernetes, KubernetesError, NotFound, resource_path
 from modelfleet.api.meta import API_VERSION
@@ -34,6 +36,7 @@ Context = Annotated[str | None, typer.Option(help="Of the kubeconfig; the curren
 Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="The context's when absent.")]
 OperatorNamespace = Annotated[str, typer.Option(help="Where the operator and its Lease are.")]
 OutputOption = Annotated[Output | None, typer.Option("-o", "--output", help="json or yaml; for reading when absent.")]
+PIPE_COLUMNS: Final = 1_000
 OPERATOR_NAMESPACE: Final = "modelfleet-system"
 
 
@@ -97,6 +100,11 @@ def emit(value: Any, output: Output) -> None:
         typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
     else:
         typer.echo(yaml.safe_dump(value, sort_keys=False, allow_unicode=True), nl=False)
+
+
+def printer() -> Console:
+    """Return what prints for reading: in a pipe no line is broken, and nothing of the cluster's is taken for markup."""
+    return Console(highlight=False, markup=False, soft_wrap=True, width=None if sys.stdout.isatty() else PIPE_COLUMNS)
 
 
 def moment(text: str) -> datetime:

@@ -3,7 +3,6 @@
 from typing import Annotated
 
 import typer
-from rich.console import Console
 from rich.text import Text
 
 from modelfleet.cli.cluster import (
@@ -17,6 +16,7 @@ from modelfleet.cli.cluster import (
     clock,
     emit,
     in_cluster,
+    printer,
 )
 from modelfleet.cli.doctor_checks import Finding, Severity, findings
 from modelfleet.cli.doctor_facts import Facts, Unread, gather
@@ -54,7 +54,7 @@ def doctor(
 
 
 def _show(found: list[Finding], facts: Facts) -> None:
-    console = Console(highlight=False, soft_wrap=True)
+    console = printer()
     for finding in found:
         console.print(Text(f"{finding.severity.value:<8}", style=STYLES[finding.severity]), end="")
         console.print(Text(f"{finding.where}: {finding.what}"))

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -22,6 +21,7 @@ from modelfleet.cli.cluster import (
     emit,
     in_cluster,
     moment,
+    printer,
     span,
 )
 from modelfleet.cli.names import deployment_names
@@ -44,7 +44,7 @@ def explain(
     if output is not None:
         emit(explanation(item), output)
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = printer()
     for part in lines(item, clock()):
         console.print(part)
 
@@ -71,6 +71,7 @@ def explanation(item: Mapping[str, Any]) -> Json:
                 "bounds",
             )
         },
+        **_owner(item, status.get("limitedBy") or ""),
         "decision": {
             **decision,
             "steps": [{**step, **_owner(item, step.get("limitedBy", ""))} for step in decision.get("steps") or ()],
@@ -119,6 +120,8 @@ def lines(item: Mapping[str, Any], now: datetime) -> list[Text | Table]:
         Text(f"mode {told['mode']}; bounds {told['bounds']}; load {told['load']}"),
         Text(f"decided {ago(decision.get('decidedAt'), now)}"),
     ]
+    if told["limitedBy"]:
+        parts.append(Text(f"limited by {told['limitedBy']}: {_said(told)}"))
     if told["generation"] != told["observedGeneration"]:
         parts.append(
             Text(
@@ -162,6 +165,10 @@ def _signals(decision: Mapping[str, Any], age: float) -> Table:
 def _steps(decision: Mapping[str, Any]) -> Table:
     table = Table("STEP", "REPLICAS", "LIMITED-BY", "OWNER", "ARITHMETIC", box=None, pad_edge=False)
     for step in decision.get("steps") or ():
-        owner = step.get("limitField", "") + (f", set by {step['setBy']}" if "setBy" in step else "")
-        table.add_row(step["name"], str(step["replicas"]), step.get("limitedBy", ""), owner, step.get("detail", ""))
+        limit = step.get("limitedBy", "")
+        table.add_row(step["name"], str(step["replicas"]), limit, _said(step), step.get("detail", ""))
     return table
+
+
+def _said(limited: Mapping[str, Any]) -> str:
+    return str(limited.get("limitField", "")) + (f", set by {limited['setBy']}" if "setBy" in limited else "")

@@ -5,7 +5,6 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
@@ -21,6 +20,7 @@ from modelfleet.cli.cluster import (
     emit,
     in_cluster,
     moment,
+    printer,
     span,
 )
 from modelfleet.cli.names import deployment_names
@@ -53,7 +53,7 @@ def history(
     if output is not None:
         emit(recent, output)
         return
-    now, console = clock(), Console(highlight=False, soft_wrap=True)
+    now, console = clock(), printer()
     if not recent:
         console.print("nothing was decided yet")
         return

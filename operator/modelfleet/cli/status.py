@@ -6,7 +6,7 @@ from datetime import datetime
 from typing import Annotated, Any, Final
 
 import typer
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -26,6 +26,7 @@ from modelfleet.cli.cluster import (
     emit,
     in_cluster,
     moment,
+    printer,
     span,
 )
 from modelfleet.shell.lease import LEASE_NAME, LEASE_SECONDS
@@ -43,7 +44,7 @@ def status(
     output: OutputOption = None,
 ) -> None:
     """Show the fleet at a glance: deployments, tenants, classes of GPUs, the operator."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = printer()
 
     async def work(cluster: Cluster) -> None:
         async def seen() -> Json:
@@ -57,7 +58,10 @@ def status(
         else:
             with Live(console=console, auto_refresh=False) as live:
                 while True:
-                    live.update(shown(await seen()), refresh=True)
+                    if console.is_terminal:
+                        live.update(shown(await seen()), refresh=True)
+                    else:
+                        console.print(shown(await seen()))
                     await asyncio.sleep(WATCH_SECONDS)
 
     try:

@@ -1,6 +1,6 @@
 """Step 6, bounds: minimum, maximum, schedules, mode; after everything that damps, before everything that grants."""
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from math import inf
 from typing import NamedTuple
 from zoneinfo import ZoneInfo
@@ -68,13 +68,17 @@ def in_force(scaling: Scaling, now: float, before: InForce | None = None) -> InF
 def _holds(schedule: Schedule, now: float) -> tuple[bool, float]:
     """Return whether a schedule holds, and when that changes next.
 
-    Source:
-        KEDA's cron trigger: it holds while its next end is before its next start.
+    It holds when its last start was after its last end. KEDA asks whether the next end comes before the next start,
+    which is the same only where the two take turns.
     """
-    local = datetime.fromtimestamp(now, UTC).astimezone(ZoneInfo(schedule.time_zone))
-    start = next(CronSim(schedule.start, local)).timestamp()
-    end = next(CronSim(schedule.end, local)).timestamp()
-    return end <= start, min(start, end)
+    local = datetime.fromtimestamp(int(now), UTC).astimezone(ZoneInfo(schedule.time_zone))
+    # The search excludes where it begins, and a start at this very second counts.
+    began, ended = (
+        next(CronSim(cron, local + timedelta(seconds=1), reverse=True)).timestamp()
+        for cron in (schedule.start, schedule.end)
+    )
+    holds = began > ended
+    return holds, next(CronSim(schedule.end if holds else schedule.start, local)).timestamp()
 
 
 def bounds(count: int, limits: InForce) -> tuple[int, Limit]:

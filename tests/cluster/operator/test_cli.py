@@ -102,9 +102,8 @@ def test_explain_shows_the_record_of_the_status(sandbox: Sandbox, team: Team) ->
         "admit",
         "allocate",
     ]
-    bound = next(step for step in value["decision"]["steps"] if step["name"] == "bounds")
-    assert (bound["limitedBy"], bound["limitField"]) == ("MinReplicas", "spec.scaling.minReplicas")
-    assert bound["setBy"]
+    assert (value["limitedBy"], value["limitField"]) == ("MinReplicas", "spec.scaling.minReplicas")
+    assert value["setBy"] in text
     for word in (
         "SIGNAL",
         "queuedRequests",
@@ -125,7 +124,7 @@ def test_what_is_not_there_is_one_line_with_a_remedy(sandbox: Sandbox, team: Tea
         (
             "explain",
             "nothing",
-        ): f"Error: NAME: no ModelDeployment nothing in namespace {team.namespace}; kubectl get mdep",
+        ): f"Error: NAME: no ModelDeployment nothing in namespace {team.namespace}; kubectl",
         ("pause", "nothing"): "Error: NAME: no ModelDeployment nothing",
         ("pause", "nothing", "--for", "soon"): "Error: --for: 'soon' is no length of time; give one like 30m",
         ("explain", "llama", "--context", "other"): "Error: no Kubernetes credentials: ",
@@ -165,11 +164,8 @@ def test_status_adds_up(sandbox: Sandbox, team: Team, operator: Watched) -> None
     _, text = run(sandbox, "status", "-A")
 
     fleet = value["fleet"]
-    assert (fleet["deployments"], fleet["desired"], fleet["notAuto"]) == (
-        2,
-        2 + team.status("beta")["desiredReplicas"],
-        1,
-    )
+    assert (fleet["deployments"], fleet["notAuto"]) == (2, 1)
+    assert fleet["desired"] == 2 + team.status("beta")["desiredReplicas"]
     assert value["operator"]["leads"]
     assert value["operator"]["renewedSecondsAgo"] < 20
     h100 = next(each for each in value["classes"] if each["name"] == "h100")
