@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from datetime import datetime
 from typing import Any, Literal
 
 from modelfleet.api.conditions import Reason
@@ -24,6 +25,7 @@ from modelfleet.api.modeldeployment import (
     ScaleUp,
     Scaling,
     ScalingPolicy,
+    Schedule,
     ServedModel,
     Targets,
 )
@@ -235,9 +237,13 @@ class DeploymentBuilder:
         """Set the damping."""
         return self._scaling(behavior=damping)
 
-    def mode(self, mode: Mode) -> DeploymentBuilder:
-        """Set what the operator may do."""
-        return self._scaling(mode=mode)
+    def mode(self, mode: Mode, *, until: datetime | None = None) -> DeploymentBuilder:
+        """Set what the operator may do, and until when."""
+        return self._scaling(mode=mode, mode_until=until)
+
+    def schedules(self, *schedules: Schedule) -> DeploymentBuilder:
+        """Set other bounds at certain hours."""
+        return self._scaling(schedules=schedules)
 
     def gpus(self, count: int) -> DeploymentBuilder:
         """Set the GPUs of one replica."""

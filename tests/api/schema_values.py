@@ -14,6 +14,7 @@ UNIQUE_BY = {
     "ClassQuota": "accelerator",
     "ClassUsage": "accelerator",
     "ModelAllowance": "model",
+    "Schedule": "name",
 }
 """Models whose lists hold each key once; pydantic's schema cannot say so."""
 

@@ -123,13 +123,14 @@ def test_an_object_default_is_filled_by_its_fields() -> None:
     assert not [value for value in objects.values() if value != {}]
 
 
-def test_conditions_and_environment_are_keyed_lists() -> None:
+def test_what_is_unique_by_a_key_is_a_keyed_list() -> None:
     keyed = {
         path: schema["x-kubernetes-list-map-keys"]
         for path, schema in below_spec_and_status()
         if schema.get("x-kubernetes-list-type") == "map"
     }
     assert keyed == {
+        "ModelDeployment.spec.scaling.schedules": ["name"],
         "ModelDeployment.status.conditions": ["type"],
         "AcceleratorClass.status.conditions": ["type"],
         "InferenceRuntime.spec.env": ["name"],

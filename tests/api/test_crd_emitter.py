@@ -355,7 +355,7 @@ def test_frame_says_what_the_kind_says() -> None:
         },
     }
     wide = [column["name"] for column in version["additionalPrinterColumns"] if column.get("priority") == 1]
-    assert wide == ["Model", "Runtime", "Accelerator", "Mode"]
+    assert wide == ["Model", "Runtime", "Accelerator", "Bounds"]
 
 
 def test_kind_without_a_status_has_no_subresource() -> None:

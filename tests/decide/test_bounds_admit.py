@@ -4,8 +4,10 @@ import pytest
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
+from modelfleet.api.modeldeployment import Scaling
 from modelfleet.decide.admit import Admission, Load, admit, share_allowance
-from modelfleet.decide.bounds import bounds
+from modelfleet.decide.bounds import bounds, in_force
+from tests.builders import NOW
 
 BOUNDS = {
     "within": (3, (3, Limit.NONE)),
@@ -21,7 +23,7 @@ BOUNDS = {
 def test_bounds(case: str) -> None:
     """A count is clamped into 2..5, and the end that bound it is named."""
     count, expected = BOUNDS[case]
-    actual = bounds(count, min_replicas=2, max_replicas=5)
+    actual = bounds(count, in_force(Scaling(min_replicas=2, max_replicas=5), NOW))
 
     assert expected == actual
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from modelfleet.api.conditions import Condition, ConditionType, Limit, Reason
-from modelfleet.api.modeldeployment import Mode, ModelDeploymentStatus
+from modelfleet.api.modeldeployment import Mode, ModelDeploymentStatus, Schedule
 from modelfleet.decide.cycle import decide
 from modelfleet.decide.explain import (
     cause,
@@ -82,6 +82,9 @@ THREE = (
 
 # --- words for everything -----------------------------------------------------------------------
 
+AFTERNOON = Schedule(name="afternoon", start="0 13 * * *", end="30 15 * * *", max_replicas=5)
+"""NOW is 13:46:40 UTC, a Monday."""
+
 LIMITS: dict[Limit, Told] = {
     Limit.NONE: _tell(FREE.pods(ready().running(5).tokens(95))),
     Limit.MIN_REPLICAS: _tell(FREE.bounds(3, 8).pods(*pods(3), ready("d").running(1).tokens(10))),
@@ -100,6 +103,11 @@ LIMITS: dict[Limit, Told] = {
     Limit.CAPACITY: _tell(FREE.pods(BUSY), gpus={"h100": nodes(1)}),
     Limit.PAUSED: _tell(FREE.mode(Mode.PAUSED).pods(BUSY)),
     Limit.RECOMMEND: _tell(FREE.mode(Mode.RECOMMEND).pods(BUSY)),
+    Limit.PAUSED_SCALE_IN: _tell(
+        FREE.mode(Mode.PAUSED_SCALE_IN, until=datetime.fromtimestamp(NOW + 600, UTC)).pods(*pods(8))
+    ),
+    Limit.PAUSED_SCALE_OUT: _tell(FREE.mode(Mode.PAUSED_SCALE_OUT).pods(BUSY)),
+    Limit.SCHEDULE: _tell(FREE.schedules(AFTERNOON).pods(BUSY)),
     Limit.FOREIGN_AUTOSCALER: _tell(FREE.pods(BUSY).having(foreign_autoscaler="HorizontalPodAutoscaler team-a/hpa")),
     Limit.TENANT_QUOTA: _tell(FREE.pods(BUSY), tenants=(tenant("team-a", 1, borrowing=1, used=1),)),
     Limit.LENDING_LIMIT: _tell(
@@ -135,6 +143,11 @@ UNBLOCK = {
     Limit.CAPACITY: "1 free GPUs of class h100 on one node for each of 8 more replicas: add nodes, or free GPUs",
     Limit.PAUSED: "set spec.scaling.mode to Auto",
     Limit.RECOMMEND: "set spec.scaling.mode to Auto",
+    Limit.PAUSED_SCALE_IN: "time until 13:56Z; or set spec.scaling.mode to Auto",
+    Limit.PAUSED_SCALE_OUT: "set spec.scaling.mode to Auto",
+    Limit.SCHEDULE: (
+        "the end of schedule afternoon at 15:30Z; or raise maxReplicas of afternoon in spec.scaling.schedules to 10"
+    ),
     Limit.FOREIGN_AUTOSCALER: (
         "delete the autoscaler HorizontalPodAutoscaler team-a/hpa, or set spec.scaling.mode to Paused"
     ),

@@ -75,7 +75,7 @@ def _spec(random: Random, *, auto: bool) -> DeploymentBuilder:
     )
     if auto:
         return made
-    made = made.mode(random.choice((Mode.AUTO, Mode.AUTO, Mode.PAUSED, Mode.RECOMMEND)))
+    made = made.mode(random.choice((Mode.AUTO, Mode.AUTO, *Mode)))
     match random.randrange(10):
         case 0:
             return made.childless()

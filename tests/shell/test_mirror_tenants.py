@@ -232,9 +232,9 @@ def test_outside_the_watched_namespaces_nothing_is_the_operators() -> None:
         each.tenant("ADDED", tenant("other", "theirs"))
 
     assert {key.namespace for key in mirror.deployments} == set(mirror.quotas) == {"mine"}
-    assert claims(mirror.tenants.values()) == {"mine": "both"}
+    assert claims(mirror.tenants.values(), {}) == {"mine": "both"}
     assert {key.namespace for key in everywhere.deployments} == set(everywhere.quotas) == {"mine", "theirs"}
-    assert claims(everywhere.tenants.values()) == {"mine": "both", "theirs": "both"}
+    assert claims(everywhere.tenants.values(), {}) == {"mine": "both", "theirs": "both"}
 
 
 def test_a_quota_or_view_of_another_name_is_not_the_operators() -> None:

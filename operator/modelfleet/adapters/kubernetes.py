@@ -9,6 +9,8 @@ import asyncio
 import json
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
 from typing import Any
 from urllib.parse import quote
 
@@ -122,6 +124,30 @@ class Kubernetes:
         settings.connection_pool_maxsize = 0  # unlimited: each watch holds one connection for good
         return cls(client.ApiClient(configuration=settings))
 
+    @classmethod
+    async def connect_as_user(cls, kubeconfig: str | None, context: str | None) -> tuple["Kubernetes", str]:
+        """Return a client for a person, as kubectl finds it, and the namespace of the context.
+
+        Args:
+            kubeconfig: When None: KUBECONFIG, then ~/.kube/config.
+            context: When None: the current one.
+
+        Raises:
+            Unavailable: When there is none that can be read; the message names what to set.
+        """
+        settings = client.Configuration()
+        try:
+            loader = await config.load_kube_config(
+                config_file=kubeconfig, context=context, client_configuration=settings
+            )
+        except (ConfigException, OSError) as error:
+            raise Unavailable(
+                f"no Kubernetes credentials: {error}; set --kubeconfig, --context or KUBECONFIG"
+            ) from error
+        return cls(client.ApiClient(configuration=settings)), loader.current_context["context"].get(
+            "namespace", "default"
+        )
+
     async def close(self) -> None:
         """Close every connection."""
         await self._api.close()
@@ -143,6 +169,25 @@ class Kubernetes:
     async def get(self, path: str, query: Mapping[str, str] | None = None) -> Json:
         """Read an object or a list."""
         return await self._json("GET", path, query=query)
+
+    async def text(self, path: str, query: Mapping[str, str] | None = None) -> str:
+        """Read what is no JSON, such as a log."""
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
+        response = await self._open("GET", path, query=query, body=None, content_type=None, timeout=timeout)
+        try:
+            await _raise_for_status(response)
+            return (await response.read()).decode(errors="replace")
+        except (TimeoutError, aiohttp.ClientError) as error:
+            raise Unavailable(f"GET {path}: {_text(error)}") from error
+        finally:
+            response.release()
+
+    async def server_time(self) -> datetime:
+        """Return the API server's clock, to the second."""
+        timeout = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_SECONDS)
+        response = await self._open("GET", "/version", query=None, body=None, content_type=None, timeout=timeout)
+        response.release()
+        return parsedate_to_datetime(response.headers["Date"])
 
     async def create(self, path: str, body: Json, *, field_manager: str) -> Json:
         """Create an object in a collection."""

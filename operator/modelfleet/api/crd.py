@@ -16,6 +16,7 @@ from modelfleet.api.conditions import Condition
 from modelfleet.api.inferenceruntime import EnvVar
 from modelfleet.api.kinds import Column, Kind, Rule
 from modelfleet.api.meta import CATEGORY, GROUP, VERSION, Model
+from modelfleet.api.modeldeployment import Schedule
 from modelfleet.api.tenant import ClassQuota, ClassUsage, ModelAllowance
 
 Schema = dict[str, Any]
@@ -28,6 +29,7 @@ LIST_MAP_KEYS = {
     ClassQuota.__name__: ["accelerator"],
     ClassUsage.__name__: ["accelerator"],
     ModelAllowance.__name__: ["model"],
+    Schedule.__name__: ["name"],
 }
 """Items that are unique by a key, so that two writers can each own one of them. Every other list is atomic."""
 

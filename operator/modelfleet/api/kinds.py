@@ -95,11 +95,12 @@ MODEL_DEPLOYMENT = Kind(
         Column(name="Load", json_path=".status.load", description="Queue / tolerated queue, generated tokens/s."),
         Column(name="Limited-By", json_path=".status.limitedBy", description="What keeps desired from wanted."),
         Column(name="Reason", json_path=".status.reason", description="One word for the state."),
+        Column(name="Mode", json_path=".status.mode", description="Mode in force, and until when."),
         Column(name="Age", json_path=".metadata.creationTimestamp", type="date"),
         Column(name="Model", json_path=".spec.model.name", wide=True),
         Column(name="Runtime", json_path=".spec.runtime", wide=True),
         Column(name="Accelerator", json_path=".spec.accelerator", wide=True),
-        Column(name="Mode", json_path=".spec.scaling.mode", wide=True),
+        Column(name="Bounds", json_path=".status.bounds", description="Bounds in force, and whose.", wide=True),
     ),
     rules=(
         Rule(
@@ -121,6 +122,26 @@ MODEL_DEPLOYMENT = Kind(
             rule="self.scaling.minReplicas <= self.scaling.maxReplicas",
             message="minReplicas must not be greater than maxReplicas; raise maxReplicas or lower minReplicas",
             field_path=".scaling.minReplicas",
+        ),
+        Rule(
+            path="spec",
+            rule="!has(self.scaling.schedules) || self.scaling.schedules.all(each, !has(each.minReplicas) "
+            "|| each.minReplicas <= (has(each.maxReplicas) ? each.maxReplicas : self.scaling.maxReplicas))",
+            message="minReplicas of a schedule must not be greater than its maxReplicas, nor than scaling.maxReplicas "
+            "where it has none; give the schedule a maxReplicas",
+            field_path=".scaling.schedules",
+        ),
+        Rule(
+            path="spec.scaling.schedules.items",
+            rule="has(self.minReplicas) || has(self.maxReplicas)",
+            message="minReplicas or maxReplicas must be given",
+            field_path=".minReplicas",
+        ),
+        Rule(
+            path="spec.scaling.schedules.items",
+            rule="self.start != self.end",
+            message="start and end must differ",
+            field_path=".end",
         ),
     ),
     scale=ScalePaths(

@@ -1,10 +1,12 @@
 """ModelDeployment: one model that a team wants served."""
 
-from datetime import datetime
+from datetime import UTC, datetime
 from enum import StrEnum
 from typing import Annotated, Literal, Self
+from zoneinfo import ZoneInfo
 
-from pydantic import Field, StringConstraints, model_validator
+from cronsim import CronSim, CronSimError
+from pydantic import Field, StringConstraints, field_validator, model_validator
 
 from modelfleet.api.conditions import Condition
 from modelfleet.api.meta import Count, Generation, Model, Name
@@ -36,11 +38,13 @@ def longest_grace_seconds(drain_seconds: int) -> int:
 
 
 class Mode(StrEnum):
-    """What the operator may do with its own decision."""
+    """What the operator may do with its own decision. The pauses are KEDA's."""
 
     AUTO = "Auto"
     RECOMMEND = "Recommend"
     PAUSED = "Paused"
+    PAUSED_SCALE_IN = "PausedScaleIn"
+    PAUSED_SCALE_OUT = "PausedScaleOut"
 
 
 class ServedModel(Model):
@@ -132,6 +136,54 @@ class Behavior(Model):
     """Load within this distance of the target changes nothing."""
 
 
+Cron = Annotated[
+    str, StringConstraints(min_length=9, max_length=64, pattern=r"^[0-9A-Za-z*,/#-]+( [0-9A-Za-z*,/#-]+){4}$")
+]
+
+
+class Schedule(Model):
+    """Other bounds at certain hours, as in KEDA's cron trigger: from each time of `start` to the next of `end`."""
+
+    name: Name
+    """What the columns and the record call it."""
+    time_zone: Annotated[str, StringConstraints(min_length=1, max_length=64, pattern=r"^[A-Za-z0-9_+/-]+$")] = "UTC"
+    """IANA time zone of start and end, for example Europe/Berlin. Clock changes are the zone's."""
+    start: Cron
+    """When the bounds begin to hold, in five cron fields: minute, hour, day of month, month, day of week."""
+    end: Cron
+    """When they cease to, likewise."""
+    min_replicas: Replicas | None = None
+    """Instead of scaling.minReplicas. When absent: that one."""
+    max_replicas: Replicas | None = None
+    """Instead of scaling.maxReplicas. When absent: that one."""
+
+    @field_validator("time_zone")
+    @classmethod
+    def _zone_is_known(cls, zone: str) -> str:
+        try:
+            ZoneInfo(zone)
+        except (OSError, ValueError, KeyError) as error:
+            raise ValueError(f"no time zone {zone!r}; name one of IANA's, for example Europe/Berlin") from error
+        return zone
+
+    @field_validator("start", "end")
+    @classmethod
+    def _cron_can_be_read(cls, cron: str) -> str:
+        try:
+            CronSim(cron, datetime(2000, 1, 1, tzinfo=UTC))
+        except CronSimError as error:
+            raise ValueError(f"{cron!r} is no cron expression ({error}); for example '0 8 * * mon-fri'") from error
+        return cron
+
+    @model_validator(mode="after")
+    def _changes_something(self) -> Self:
+        if self.min_replicas is None and self.max_replicas is None:
+            raise ValueError("minReplicas or maxReplicas must be given")
+        if self.start == self.end:
+            raise ValueError("start and end must differ")
+        return self
+
+
 class Scaling(Model):
     """Bounds, targets and damping of the replica count."""
 
@@ -139,6 +191,9 @@ class Scaling(Model):
     """Fewest replicas. `kubectl scale` sets this floor."""
     max_replicas: Replicas = 4
     """Most replicas."""
+    schedules: Annotated[tuple[Schedule, ...], Field(max_length=8)] = ()
+    """Other bounds at certain hours. Where several hold at once, the largest minReplicas and the smallest
+    maxReplicas of them do; maxReplicas wins over minReplicas."""
     targets: Targets = Targets()
     """How much load one replica should carry."""
     latency_weight: Annotated[int, Field(ge=1, le=1_000)] = 30
@@ -147,12 +202,27 @@ class Scaling(Model):
     behavior: Behavior = Behavior()
     """Damping."""
     mode: Mode = Mode.AUTO
-    """Auto scales. Recommend decides and reports but does not scale. Paused neither decides nor scales."""
+    """Auto scales. Recommend decides and reports but does not scale. Paused leaves the replicas as they are;
+    PausedScaleIn only adds, PausedScaleOut only removes."""
+    mode_until: datetime | None = None
+    """When the mode ends by itself and the operator goes on as with Auto. When absent: never."""
 
     @model_validator(mode="after")
     def _min_within_max(self) -> Self:
         if self.min_replicas > self.max_replicas:
             raise ValueError("minReplicas must not be greater than maxReplicas")
+        for schedule in self.schedules:
+            most = schedule.max_replicas or self.max_replicas
+            if schedule.min_replicas is not None and schedule.min_replicas > most:
+                raise ValueError(
+                    f"schedules: minReplicas of {schedule.name} must not be greater than maxReplicas {most}"
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _each_schedule_has_its_name(self) -> Self:
+        if len({schedule.name for schedule in self.schedules}) < len(self.schedules):
+            raise ValueError("schedules must not have one name twice")
         return self
 
 
@@ -214,6 +284,31 @@ class DecisionStatus(Model):
     """What was concluded, step by step; the last is the outcome."""
     unblock: Annotated[str, StringConstraints(max_length=512)] = ""
     """What would let the replicas that are wanted exist."""
+    next_change_at: datetime | None = None
+    """Next moment at which time alone may change the outcome; absent when only the load or somebody can."""
+    next_change: Annotated[str, StringConstraints(max_length=256)] = ""
+    """What happens then."""
+
+
+class PastStatus(Model):
+    """One change of the past."""
+
+    at: datetime
+    """When it was written."""
+    queued_requests: Count | None = None
+    """Waiting requests; absent when unknown."""
+    output_tokens_per_second: Count | None = None
+    """Generated tokens per second; absent when unknown."""
+    wanted: Count
+    """Replicas the load alone called for."""
+    desired: Count
+    """Replicas asked for."""
+    ready: Count
+    """Pods that served."""
+    limited_by: Annotated[str, StringConstraints(max_length=32)] = ""
+    """What kept desired from wanted."""
+    reason: Annotated[str, StringConstraints(max_length=64)] = ""
+    """One word for the state."""
 
 
 class LearnedStatus(Model):
@@ -248,6 +343,10 @@ class ModelDeploymentStatus(Model):
     """What keeps desired from wanted."""
     reason: Annotated[str, StringConstraints(max_length=64)] = ""
     """One word for the state."""
+    mode: Annotated[str, StringConstraints(max_length=64)] = ""
+    """The mode in force, and until when."""
+    bounds: Annotated[str, StringConstraints(max_length=160)] = ""
+    """Fewest and most replicas in force, and the schedules that they are of."""
     selector: Annotated[str, StringConstraints(max_length=512)] = ""
     """Label selector of the pods, for the scale subresource."""
     last_scale_time: datetime | None = None
@@ -258,5 +357,7 @@ class ModelDeploymentStatus(Model):
     """What was learned about the load; absent until tokens came."""
     decision: DecisionStatus | None = None
     """The arithmetic of the last decision."""
+    recent: Annotated[tuple[PastStatus, ...], Field(max_length=20)] = ()
+    """Times at which desired or reason changed, oldest first."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=16)] = ()
     """Ready, Scaling, MetricsFresh, ScalingLimited."""

@@ -1,13 +1,19 @@
-"""The `modelfleet` command: one line per subcommand, each of which lives in a module of its own."""
+"""The `modelfleet` command, `kubectl modelfleet` too: one line per subcommand, each in a module of its own."""
 
 import typer
 
 from modelfleet.cli.crds import crds
+from modelfleet.cli.doctor import doctor
+from modelfleet.cli.explain import explain
+from modelfleet.cli.history import history
+from modelfleet.cli.mode import pause, recommend, resume
 from modelfleet.cli.presets import presets
+from modelfleet.cli.report import report
 from modelfleet.cli.run import run
 from modelfleet.cli.simulate import simulate
+from modelfleet.cli.status import status
 
-app = typer.Typer(name="modelfleet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
+app = typer.Typer(name="modelfleet", no_args_is_help=True, pretty_exceptions_enable=False)
 
 
 @app.callback()
@@ -15,7 +21,5 @@ def modelfleet() -> None:
     """Turn a Kubernetes cluster's GPUs into a Model-as-a-Service."""
 
 
-app.command()(crds)
-app.command()(presets)
-app.command()(run)
-app.command()(simulate)
+for command in (explain, status, history, doctor, report, pause, resume, recommend, crds, presets, run, simulate):
+    app.command()(command)

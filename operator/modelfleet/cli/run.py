@@ -7,7 +7,6 @@ import typer
 import uvloop
 from pydantic import ValidationError
 
-from modelfleet.shell.process import operate
 from modelfleet.shell.settings import LogFormat, Settings, Source
 
 
@@ -38,6 +37,8 @@ def run(
     log_format: Annotated[LogFormat, typer.Option(help="json or console.")] = LogFormat.JSON,
 ) -> None:
     """Run the operator until it is told to stop."""
+    from modelfleet.shell.process import operate  # noqa: PLC0415 - kopf: 0.7 s that no other command has to wait for
+
     try:
         settings = Settings(
             kubeconfig=kubeconfig,

@@ -1,12 +1,99 @@
-"""Step 6, bounds: minimum and maximum, after everything that damps and before everything that grants."""
+"""Step 6, bounds: minimum, maximum, schedules, mode; after everything that damps, before everything that grants."""
+
+from datetime import UTC, datetime, timedelta
+from math import inf
+from typing import NamedTuple
+from zoneinfo import ZoneInfo
+
+from cronsim import CronSim
 
 from modelfleet.api.conditions import Limit
+from modelfleet.api.modeldeployment import Mode, Scaling, Schedule
 
 
-def bounds(count: int, *, min_replicas: int, max_replicas: int) -> tuple[int, Limit]:
-    """Clamp a count into [min_replicas, max_replicas] and say which end bound it."""
-    if count < min_replicas:
-        return min_replicas, Limit.MIN_REPLICAS
-    if count > max_replicas:
-        return max_replicas, Limit.MAX_REPLICAS
+class InForce(NamedTuple):
+    """Bounds and mode of one deployment from a moment on, until any of them may change.
+
+    Attributes:
+        of: The scaling that says so.
+        since: From when, in seconds since the epoch.
+        until: Until when; infinite when nothing is scheduled.
+        then: Name of the schedule that begins or ends then; empty when the mode does, or nothing.
+        min_of: Name of the schedule whose minReplicas it is; empty for the deployment's own.
+        max_of: Name of the schedule whose maxReplicas it is, likewise.
+    """
+
+    of: Scaling
+    since: float
+    until: float
+    then: str
+    min_replicas: int
+    max_replicas: int
+    min_of: str
+    max_of: str
+    mode: Mode
+
+
+def in_force(scaling: Scaling, now: float, before: InForce | None = None) -> InForce:
+    """Return the bounds and the mode at a moment.
+
+    Args:
+        scaling: What the team asks for.
+        now: Seconds since the epoch.
+        before: The last answer: it is the answer again for as long as it holds.
+    """
+    if before is not None and before.of is scaling and before.since <= now < before.until:
+        return before
+    mode, until, then = scaling.mode, inf, ""
+    if scaling.mode_until is not None and mode is not Mode.AUTO:
+        ends = scaling.mode_until.timestamp()
+        mode, until = (mode, ends) if now < ends else (Mode.AUTO, inf)
+    least: tuple[int, str] | None = None
+    most: tuple[int, str] | None = None
+    for schedule in scaling.schedules:
+        holds, edge = _holds(schedule, now)
+        if edge < until:
+            until, then = edge, schedule.name
+        if holds and schedule.min_replicas is not None and (least is None or schedule.min_replicas > least[0]):
+            least = schedule.min_replicas, schedule.name
+        if holds and schedule.max_replicas is not None and (most is None or schedule.max_replicas < most[0]):
+            most = schedule.max_replicas, schedule.name
+    max_replicas, max_of = most or (scaling.max_replicas, "")
+    min_replicas, min_of = least or (scaling.min_replicas, "")
+    if min_replicas > max_replicas:
+        min_replicas, min_of = max_replicas, max_of
+    return InForce(scaling, now, until, then, min_replicas, max_replicas, min_of, max_of, mode)
+
+
+def _holds(schedule: Schedule, now: float) -> tuple[bool, float]:
+    """Return whether a schedule holds, and when that changes next.
+
+    It holds when its last start was after its last end. KEDA asks whether the next end comes before the next start,
+    which is the same only where the two take turns.
+    """
+    local = datetime.fromtimestamp(int(now), UTC).astimezone(ZoneInfo(schedule.time_zone))
+    # The search excludes where it begins, and a start at this very second counts.
+    began, ended = (
+        next(CronSim(cron, local + timedelta(seconds=1), reverse=True)).timestamp()
+        for cron in (schedule.start, schedule.end)
+    )
+    holds = began > ended
+    return holds, next(CronSim(schedule.end if holds else schedule.start, local)).timestamp()
+
+
+def bounds(count: int, limits: InForce) -> tuple[int, Limit]:
+    """Clamp a count into what is in force and say which end bound it."""
+    if count < limits.min_replicas:
+        return limits.min_replicas, Limit.SCHEDULE if limits.min_of else Limit.MIN_REPLICAS
+    if count > limits.max_replicas:
+        return limits.max_replicas, Limit.SCHEDULE if limits.max_of else Limit.MAX_REPLICAS
+    return count, Limit.NONE
+
+
+def one_way(count: int, current: int, mode: Mode) -> tuple[int, Limit]:
+    """Keep a count from moving in the direction that is paused."""
+    if mode is Mode.PAUSED_SCALE_IN and count < current:
+        return current, Limit.PAUSED_SCALE_IN
+    if mode is Mode.PAUSED_SCALE_OUT and count > current:
+        return current, Limit.PAUSED_SCALE_OUT
     return count, Limit.NONE

@@ -15,7 +15,7 @@ from modelfleet.api.modeldeployment import Mode, ModelDeploymentSpec, longest_gr
 from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, admit, share_allowance
 from modelfleet.decide.allocate import Ask, Replica
-from modelfleet.decide.bounds import bounds
+from modelfleet.decide.bounds import InForce, bounds, in_force, one_way
 from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
 from modelfleet.decide.demand import Demand, demand
 from modelfleet.decide.forecast import (
@@ -58,7 +58,7 @@ def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
     """
     drafts = [_draft(observed, history.get(observed.key), snapshot) for observed in snapshot.deployments]
     tenants = {namespace: tenant for tenant in snapshot.tenants for namespace in tenant.namespaces}
-    drafts = _admit_to_tenants(drafts, snapshot, tenants)
+    drafts = [_go_one_way(draft) for draft in _admit_to_tenants(drafts, snapshot, tenants)]
     allocation = _grant(drafts, snapshot, tenants)
     reclaimed = _by_key(allocation.reclaims)
     closed = [_close(draft, allocation, reclaimed.get(draft.observed.key, ()), snapshot.taken_at) for draft in drafts]
@@ -87,6 +87,7 @@ class _Draft(NamedTuple):
     asked: int
     steps: tuple[Step, ...]
     facts: Facts | Missing
+    in_force: InForce | None = None
     admission: Admission | None = None
 
 
@@ -96,8 +97,11 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
         remembered = _first_memory(observed, now)
     memory = _note_starts(remembered, observed.pods)
     spec = observed.spec
-    current = _current(observed, memory)
-    if spec is None or observed.fault is not None:
+    limits = in_force(spec.scaling, now, memory.in_force) if spec is not None else None
+    if limits is not memory.in_force:
+        memory = memory._replace(in_force=limits)
+    current = _current(observed, memory, limits)
+    if spec is None or limits is None or observed.fault is not None:
         why = observed.fault.message if observed.fault else "the spec was not read yet"
         return _Draft(
             observed,
@@ -109,6 +113,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
             asked=current,
             steps=(Step(StepName.REPLICAS, current, Limit.INVALID),),
             facts=Missing(why, fault=False),
+            in_force=limits,
         )
     seen = demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds)
     facts: Facts | Missing
@@ -117,19 +122,19 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
         facts, wanted, target = seen, current, None
     else:
         memory, damped, steps, known = _recommend(
-            seen, observed, spec, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
+            seen, observed, spec, limits, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
         )
         facts, wanted, target = known, known.wanted.replicas, known.capacity.target_tokens_per_second
-    scaling = spec.scaling
-    bounded, bound = bounds(damped, min_replicas=scaling.min_replicas, max_replicas=scaling.max_replicas)
+    bounded, bound = bounds(damped, limits)
     admitted, cap = admit(
         bounded,
         allowance_tokens_per_second=observed.allowance_output_tokens_per_second,
         target_tokens_per_second=target,
-        floor=scaling.min_replicas,
+        floor=limits.min_replicas,
     )
     steps = (*steps, Step(_BOUNDS, bounded, bound), Step(_ADMIT, admitted, cap))
-    return _Draft(observed, spec, _hands_off(observed, spec), memory, current, wanted, admitted, steps, facts)
+    hands_off = _hands_off(observed, limits)
+    return _Draft(observed, spec, hands_off, memory, current, wanted, admitted, steps, facts, in_force=limits)
 
 
 def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -> tuple[Memory, int, tuple[Step, ...]]:
@@ -150,6 +155,7 @@ def _recommend(
     seen: Demand,
     observed: Observed,
     spec: ModelDeploymentSpec,
+    limits: InForce,
     memory: Memory,
     current: int,
     now: float,
@@ -216,7 +222,7 @@ def _recommend(
             elapsed_seconds=elapsed_seconds,
             start_seconds=supply.start_seconds,
             latency_weight=scaling.latency_weight,
-            min_replicas=scaling.min_replicas,
+            min_replicas=limits.min_replicas,
         )
     wanted = replicas(
         seen,
@@ -266,6 +272,16 @@ def _recommend(
     return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted)
 
 
+def _go_one_way(draft: _Draft) -> _Draft:
+    """Pause one direction, before GPUs are granted: what may not grow leaves them to others."""
+    if draft.spec is None or draft.in_force is None or draft.observed.foreign_autoscaler:
+        return draft
+    count, limit = one_way(draft.asked, draft.current, draft.in_force.mode)
+    if not limit:
+        return draft
+    return draft._replace(asked=count, steps=(*draft.steps, Step(_MODE, count, limit)))
+
+
 def _admit_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> list[_Draft]:
     """Share each tenant's token allowances among its deployments; a load that is unknown takes no part."""
     loads: dict[str, dict[Key, Load]] = {}
@@ -289,12 +305,12 @@ def _admit_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping
 
 
 def _admit_less(draft: _Draft, admission: Admission) -> _Draft:
-    assert draft.spec is not None and isinstance(draft.facts, Facts)  # noqa: S101 - only these were shared among
+    assert draft.in_force is not None and isinstance(draft.facts, Facts)  # noqa: S101 - only these were shared among
     admitted, cap = admit(
         draft.asked,
         allowance_tokens_per_second=admission.admitted,
         target_tokens_per_second=draft.facts.capacity.target_tokens_per_second,
-        floor=draft.spec.scaling.min_replicas,
+        floor=draft.in_force.min_replicas,
     )
     step = Step(StepName.ADMIT, admitted, cap or draft.steps[-1].limited_by)
     return draft._replace(asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
@@ -464,7 +480,7 @@ def _ask(
         gpus=spec.gpus_per_replica,
         priority=spec.priority,
         held=len(stay),
-        assured=max(draft.current, min(spec.scaling.min_replicas, draft.asked)) if draft.spec else draft.current,
+        assured=_assured(draft),
         asked=asked,
         tenant=tenant,
         replicas=tuple(
@@ -473,13 +489,15 @@ def _ask(
         if may_give
         else (),
         may_borrow=may_borrow,
-        # What is not known to be idle gives nothing to a priority.
-        min_replicas=spec.scaling.min_replicas if _knows_its_load(draft) else len(stay),
+        # What may not shrink, or is not known to be idle, gives nothing to a priority.
+        min_replicas=draft.in_force.min_replicas if draft.in_force and _may_shrink(draft) else len(stay),
         grace_seconds=longest_grace_seconds(spec.drain_seconds),
     )
 
 
-def _knows_its_load(draft: _Draft) -> bool:
+def _may_shrink(draft: _Draft) -> bool:
+    if draft.in_force is None or draft.in_force.mode is Mode.PAUSED_SCALE_IN:
+        return False
     return not isinstance(draft.facts, Missing) and draft.facts.complete
 
 
@@ -510,6 +528,13 @@ def _by_key(reclaims: tuple[Reclaim, ...]) -> dict[Key, tuple[Reclaim, ...]]:
     return found
 
 
+def _assured(draft: _Draft) -> int:
+    """Return the replicas that it has a right to before anybody's growth: what it has, and its minimum."""
+    if draft.spec is None or draft.in_force is None:
+        return draft.current
+    return max(draft.current, min(draft.in_force.min_replicas, draft.asked))
+
+
 def _close(
     draft: _Draft, allocation: Allocation, reclaims: tuple[Reclaim, ...], now: float
 ) -> tuple[Decision, Scale | None, Memory]:
@@ -530,12 +555,13 @@ def _close(
         wanted,
         desired,
         count,
-        _binding(wanted, desired, steps, draft.spec),
+        _binding(wanted, desired, steps, draft.in_force if draft.spec is not None else None),
         steps,
         draft.facts,
         draft.admission,
         allocation.waits.get(key, ()),
         reclaims,
+        draft.in_force,
     )
     told = tuple(pod for reclaim in reclaims for pod in reclaim.pods) if reclaims else ()
     if told or memory.leaving:
@@ -567,34 +593,34 @@ def _close(
     )
 
 
-def _hands_off(observed: Observed, spec: ModelDeploymentSpec) -> Limit:
+def _hands_off(observed: Observed, limits: InForce) -> Limit:
     """Return why the count may not be written, or Limit.NONE."""
     if observed.foreign_autoscaler:
         return Limit.FOREIGN_AUTOSCALER
-    match spec.scaling.mode:
-        case Mode.AUTO:
-            return _NONE
+    match limits.mode:
         case Mode.PAUSED:
             return Limit.PAUSED
         case Mode.RECOMMEND:
             return Limit.RECOMMEND
+        case Mode.AUTO | Mode.PAUSED_SCALE_IN | Mode.PAUSED_SCALE_OUT:
+            return _NONE
 
 
-def _binding(wanted: int, desired: int, steps: tuple[Step, ...], spec: ModelDeploymentSpec | None) -> Limit:
+def _binding(wanted: int, desired: int, steps: tuple[Step, ...], limits: InForce | None) -> Limit:
     """Return what keeps desired from wanted: the bound it stands at, else the last limit that moved it.
 
     Below minReplicas, which a quota alone can keep it, that is what people ask about, whatever the load calls for.
     """
     hands_off = steps[-1].name is _MODE
-    if spec is not None and not hands_off and desired < spec.scaling.min_replicas and steps[-1].limited_by:
+    if limits is not None and not hands_off and desired < limits.min_replicas and steps[-1].limited_by:
         return steps[-1].limited_by
     if desired == wanted:
         return _NONE
-    if spec is not None and not hands_off:
-        if desired > wanted and desired == spec.scaling.min_replicas:
-            return Limit.MIN_REPLICAS
-        if desired < wanted and desired == spec.scaling.max_replicas:
-            return Limit.MAX_REPLICAS
+    if limits is not None and not hands_off:
+        if desired > wanted and desired == limits.min_replicas:
+            return Limit.SCHEDULE if limits.min_of else Limit.MIN_REPLICAS
+        if desired < wanted and desired == limits.max_replicas:
+            return Limit.SCHEDULE if limits.max_of else Limit.MAX_REPLICAS
     before = wanted
     binding = _NONE
     for step in steps:
@@ -618,16 +644,16 @@ def _first_memory(observed: Observed, now: float) -> Memory:
     )
 
 
-def _current(observed: Observed, memory: Memory) -> int:
+def _current(observed: Observed, memory: Memory, limits: InForce | None) -> int:
     """Return the count this decision starts from.
 
     Where the operator keeps its hands off, what exists is the truth; else its own last word is, and a
     hand edit is a difference to put back. After a restart the Deployment speaks for the last word,
     unless somebody else owns the field: then the status does.
     """
-    spec, child = observed.spec, observed.child
-    floor = spec.scaling.min_replicas if spec is not None else 0
-    auto = spec is not None and spec.scaling.mode is Mode.AUTO
+    child = observed.child
+    floor = limits.min_replicas if limits is not None else 0
+    auto = limits is not None and limits.mode not in {Mode.PAUSED, Mode.RECOMMEND}
     if child is not None and (not auto or observed.fault is not None or observed.foreign_autoscaler):
         return child.replicas
     if memory.desired is not None and memory.last_decided_at is not None:

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from math import isfinite
 from typing import Literal
 
 from modelfleet.api.conditions import Condition, ConditionType, Limit, Reason
@@ -13,12 +14,16 @@ from modelfleet.api.modeldeployment import (
     Mode,
     ModelDeploymentSpec,
     ModelDeploymentStatus,
+    PastStatus,
+    ScalingRules,
     SignalStatus,
     StepStatus,
 )
+from modelfleet.decide.bounds import InForce
 from modelfleet.decide.capacity import MIN_MEASURED_SECONDS, TARGET_UTILIZATION, CapacitySource
+from modelfleet.decide.cycle import HOLD_OFF_SECONDS
 from modelfleet.decide.demand import Total
-from modelfleet.decide.history import Memory
+from modelfleet.decide.history import Memory, ScaleEvent
 from modelfleet.decide.lookback import BUCKET_SECONDS
 from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
 from modelfleet.decide.replicas import Measure
@@ -26,10 +31,15 @@ from modelfleet.decide.shares import Reclaim
 from modelfleet.decide.snapshot import Missing, Observed
 
 Truth = Literal["True", "False", "Unknown"]
+MOST = 2**31 - 1
+"""What a Count holds; an engine may report anything."""
+RECENT = 20
+"""Changes that a status remembers: about 3 KB."""
 REPORTED_LIMITS = frozenset(
     {
         Limit.MIN_REPLICAS,
         Limit.MAX_REPLICAS,
+        Limit.SCHEDULE,
         Limit.SCALE_UP_RATE,
         Limit.SCALE_DOWN_RATE,
         Limit.TOKEN_ALLOWANCE,
@@ -42,6 +52,32 @@ REPORTED_LIMITS = frozenset(
     }
 )
 """Limits that ScalingLimited names, as HPA's does; windows and modes are no limits but choices."""
+
+
+LIMIT_FIELDS = {
+    Limit.MIN_REPLICAS: "spec.scaling.minReplicas",
+    Limit.MAX_REPLICAS: "spec.scaling.maxReplicas",
+    Limit.SCHEDULE: "spec.scaling.schedules",
+    Limit.SCALE_UP_RATE: "spec.scaling.behavior.scaleUp.policies",
+    Limit.SCALE_DOWN_RATE: "spec.scaling.behavior.scaleDown.policies",
+    Limit.SCALE_UP_WINDOW: "spec.scaling.behavior.scaleUp.stabilizationWindowSeconds",
+    Limit.SCALE_DOWN_WINDOW: "spec.scaling.behavior.scaleDown.stabilizationWindowSeconds",
+    Limit.WARM_UP: "spec.scaling.behavior.scaleDown.stabilizationWindowSeconds",
+    Limit.METRICS: "the engines' metrics",
+    Limit.TOKEN_ALLOWANCE: "Tenant spec.tokensPerMinute",
+    Limit.CAPACITY: "the nodes of the AcceleratorClass",
+    Limit.TENANT_QUOTA: "Tenant spec.quotas",
+    Limit.LENDING_LIMIT: "spec.quotas.lendingLimit of other Tenants",
+    Limit.RECLAIM: "Tenants that give back",
+    Limit.RECLAIMED: "Tenants that took their own back",
+    Limit.PAUSED: "spec.scaling.mode",
+    Limit.PAUSED_SCALE_IN: "spec.scaling.mode",
+    Limit.PAUSED_SCALE_OUT: "spec.scaling.mode",
+    Limit.RECOMMEND: "spec.scaling.mode",
+    Limit.FOREIGN_AUTOSCALER: "the other autoscaler",
+    Limit.INVALID: "the Ready condition",
+}
+"""Where each limit is said."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +99,8 @@ class Headline:
     replicas: int
     ready: int
     reason: str
+    mode: str
+    bounds: str
     truths: tuple[tuple[ConditionType, Truth, Reason], ...]
 
 
@@ -76,6 +114,8 @@ def headline(observed: Observed, decision: Decision) -> Headline:
         replicas=total,
         ready=ready,
         reason=_reason(observed, decision, verdicts),
+        mode=mode_column(decision.in_force),
+        bounds=bounds_column(decision.in_force),
         truths=tuple((verdict.type, verdict.status, verdict.reason) for verdict in verdicts),
     )
 
@@ -128,6 +168,8 @@ def status(
     at = datetime.fromtimestamp(int(now), UTC)
     measured = memory.measured
     known = measured.tokens_per_second is not None and measured.measured_seconds >= MIN_MEASURED_SECONDS
+    reason = _reason(observed, decision, verdicts)
+    change = next_change(decision, memory, now)
     return ModelDeploymentStatus(
         observed_generation=observed.generation,
         replicas=total,
@@ -137,7 +179,9 @@ def status(
         ready=f"{ready}/{total}",
         load=load_column(decision, observed.spec),
         limited_by=decision.limited_by.value,
-        reason=_reason(observed, decision, verdicts),
+        reason=reason,
+        mode=mode_column(decision.in_force),
+        bounds=bounds_column(decision.in_force),
         selector=f"{DEPLOYMENT_LABEL}={observed.key.name}",
         last_scale_time=_moment(memory.last_scaled_at) or (previous.last_scale_time if previous else None),
         output_tokens_per_second_per_replica=round(measured.tokens_per_second)
@@ -157,7 +201,10 @@ def status(
                 for step in decision.steps
             ),
             unblock=_clip(unblock(observed, decision), 512),
+            next_change_at=_moment(change[0]) if change is not None else None,
+            next_change=_clip(change[1], 256) if change is not None else "",
         ),
+        recent=_recent(previous, decision, reason, ready, at),
         conditions=tuple(
             condition(
                 verdict.type.value,
@@ -171,6 +218,112 @@ def status(
             for verdict in verdicts
         ),
     )
+
+
+def _recent(
+    previous: ModelDeploymentStatus | None, decision: Decision, reason: str, ready: int, at: datetime
+) -> tuple[PastStatus, ...]:
+    """Remember this decision where desired or reason changed."""
+    past = previous.recent if previous else ()
+    if past and (past[-1].desired, past[-1].reason) == (decision.desired, reason):
+        return past
+    demand = decision.facts.demand if isinstance(decision.facts, Facts) else None
+    queue = demand.queued_requests if demand is not None and demand.queued_requests.known else None
+    tokens = demand.output_tokens_per_second if demand is not None and demand.output_tokens_per_second.known else None
+    entry = PastStatus(
+        at=at,
+        queued_requests=min(round(queue.value), MOST) if queue is not None else None,
+        output_tokens_per_second=min(round(tokens.value), MOST) if tokens is not None else None,
+        wanted=decision.wanted,
+        desired=decision.desired,
+        ready=ready,
+        limited_by=decision.limited_by.value,
+        reason=reason,
+    )
+    return (*past, entry)[-RECENT:]
+
+
+def mode_column(limits: InForce | None) -> str:
+    """Return the MODE column: `Auto`, or `Paused until 14:05Z`."""
+    if limits is None:
+        return ""
+    return f"{limits.mode.value}{_mode_ends(limits)}"
+
+
+def _mode_ends(limits: InForce) -> str:
+    until = limits.of.mode_until
+    return f" until {_clock(until.timestamp(), limits)}" if until is not None and limits.mode is not Mode.AUTO else ""
+
+
+def bounds_column(limits: InForce | None) -> str:
+    """Return the BOUNDS column: `1-4`, or `5-20 (office-hours)`."""
+    if limits is None:
+        return ""
+    names = ", ".join(dict.fromkeys(filter(None, (limits.min_of, limits.max_of))))
+    return f"{limits.min_replicas}-{limits.max_replicas}" + (f" ({names})" if names else "")
+
+
+def _clock(moment: float, limits: InForce) -> str:
+    """Return a time of the day, and the day where it is another one than that on which the mode came into force."""
+    then, day = datetime.fromtimestamp(moment, UTC), datetime.fromtimestamp(limits.since, UTC).date()
+    return f"{then:%H:%MZ}" if then.date() == day else f"{then:%Y-%m-%d %H:%MZ}"
+
+
+def next_change(decision: Decision, memory: Memory, now: float) -> tuple[float, str] | None:
+    """Return the next moment at which time alone may change the outcome, and what happens then.
+
+    Args:
+        decision: What was decided.
+        memory: What is remembered after it.
+        now: Seconds since the epoch.
+    """
+    limits = decision.in_force
+    if limits is None:
+        return None
+    moments = [
+        change
+        for change in (_damping_ends(decision, memory, limits, now), _gpus_return(decision, memory, now))
+        if change
+    ]
+    if isfinite(limits.until):
+        what = f"schedule {limits.then} begins or ends" if limits.then else f"mode {limits.mode.value} ends"
+        moments.append((limits.until, what))
+    return min((each for each in moments if each[0] > now), default=None)
+
+
+def _damping_ends(decision: Decision, memory: Memory, limits: InForce, now: float) -> tuple[float, str] | None:
+    up, down = limits.of.behavior.scale_up, limits.of.behavior.scale_down
+    match decision.limited_by:
+        case Limit.SCALE_DOWN_WINDOW if memory.highest:
+            oldest = memory.highest[0]
+            what = f"the call for {oldest.replicas} replicas leaves the scaleDown window"
+            return oldest.at + down.stabilization_window_seconds, what
+        case Limit.SCALE_UP_WINDOW if memory.lowest:
+            oldest = memory.lowest[0]
+            what = f"the call for {oldest.replicas} replicas leaves the scaleUp window"
+            return oldest.at + up.stabilization_window_seconds, what
+        case Limit.WARM_UP:
+            return memory.since + down.stabilization_window_seconds, "one scaleDown window has been watched"
+        case Limit.SCALE_UP_RATE if up.enabled:
+            return _rate_ends(memory.scale_events, up, "scaleUp", now)
+        case Limit.SCALE_DOWN_RATE if down.enabled:
+            return _rate_ends(memory.scale_events, down, "scaleDown", now)
+        case _:
+            return None
+
+
+def _rate_ends(events: tuple[ScaleEvent, ...], rules: ScalingRules, name: str, now: float) -> tuple[float, str] | None:
+    ends = [event.at + policy.period_seconds for event in events for policy in rules.policies]
+    first = min((end for end in ends if end > now), default=None)
+    return (first, f"a period of {name}.policies ends, and they permit more") if first is not None else None
+
+
+def _gpus_return(decision: Decision, memory: Memory, now: float) -> tuple[float, str] | None:
+    if decision.limited_by is Limit.RECLAIM and decision.waits:
+        return now + min(wait.seconds for wait in decision.waits), "GPUs that are waited for are given back by then"
+    if decision.limited_by is Limit.RECLAIMED and not decision.reclaims and memory.gave_back_at is not None:
+        return memory.gave_back_at + HOLD_OFF_SECONDS, "GPUs may be borrowed again"
+    return None
 
 
 def load_column(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
@@ -238,6 +391,8 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
         return observed.fault.message if observed.fault else "the spec must become valid"
     scaling, behavior = spec.scaling, spec.scaling.behavior
     match decision.limited_by:
+        case Limit.SCHEDULE if decision.in_force is not None:
+            return _outside_schedule(decision, decision.in_force)
         case Limit.MAX_REPLICAS:
             return f"raise spec.scaling.maxReplicas (now {scaling.max_replicas}) to {decision.wanted}"
         case Limit.MIN_REPLICAS:
@@ -289,14 +444,25 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
             )
         case Limit.METRICS:
             return decision.facts.why if isinstance(decision.facts, Missing) else "complete metrics"
-        case Limit.PAUSED | Limit.RECOMMEND:
-            return f"set spec.scaling.mode to {Mode.AUTO.value}"
+        case Limit.PAUSED | Limit.RECOMMEND | Limit.PAUSED_SCALE_IN | Limit.PAUSED_SCALE_OUT:
+            ends = _mode_ends(decision.in_force) if decision.in_force is not None else ""
+            return f"{f'time{ends}; or ' if ends else ''}set spec.scaling.mode to {Mode.AUTO.value}"
         case Limit.FOREIGN_AUTOSCALER:
             return f"delete the autoscaler {observed.foreign_autoscaler}, or set spec.scaling.mode to Paused"
         case Limit.TOKEN_ALLOWANCE:
             return "a larger token allowance for the tenant"
-        case Limit.INVALID | Limit.NONE:
+        case Limit.INVALID | Limit.NONE | Limit.SCHEDULE:
             return ""
+
+
+def _outside_schedule(decision: Decision, limits: InForce) -> str:
+    few = decision.desired < decision.wanted
+    name, field = (limits.max_of, "maxReplicas") if few else (limits.min_of, "minReplicas")
+    ends = f" at {_clock(limits.until, limits)}" if name and limits.then == name else ""
+    return (
+        f"the end of schedule {name}{ends}; or {'raise' if few else 'lower'} {field} of {name} in "
+        f"spec.scaling.schedules to {decision.wanted}"
+    )
 
 
 def _returns(observed: Observed, decision: Decision) -> str:
@@ -363,7 +529,8 @@ def _ready(observed: Observed, decision: Decision) -> Verdict:
         return no(observed.fault.reason, observed.fault.message)
     if spec is None:
         return no(Reason.INVALID_SPEC, "the spec was not read yet")
-    enough = min(spec.scaling.min_replicas, max(decision.desired, 1))
+    least = decision.in_force.min_replicas if decision.in_force is not None else spec.scaling.min_replicas
+    enough = min(least, max(decision.desired, 1))
     troubled = next((pod for pod in observed.pods if pod.trouble and not pod.terminating), None)
     if ready >= enough and not (child is not None and child.rolling_out and child.progress_deadline_exceeded):
         note = f"; {troubled.name}: {troubled.trouble}" if troubled else ""
@@ -406,15 +573,20 @@ def _scaling(observed: Observed, decision: Decision) -> Verdict:
             f"{observed.foreign_autoscaler} scales the same replicas; the operator leaves them alone until it is "
             "deleted",
         )
+    ends = _mode_ends(decision.in_force) if decision.in_force is not None else ""
     if Limit.PAUSED in limits:
-        return no(Reason.PAUSED, "spec.scaling.mode is Paused")
+        return no(Reason.PAUSED, f"spec.scaling.mode is Paused{ends}")
     if Limit.RECOMMEND in limits:
         return no(
             Reason.RECOMMENDING,
-            f"spec.scaling.mode is Recommend: it would ask for {decision.granted} replicas",
+            f"spec.scaling.mode is Recommend{ends}: it would ask for {decision.granted} replicas",
         )
     if isinstance(decision.facts, Missing):
         return no(Reason.HELD, "replicas are held while the load is unknown; bounds still apply")
+    one_way = _ONE_WAY.get(decision.in_force.mode) if decision.in_force is not None else None
+    if one_way is not None:
+        reason, may = one_way
+        return Verdict(ConditionType.SCALING, "True", reason, f"spec.scaling.mode is {reason.value}{ends}: {may}")
     if not decision.facts.complete:
         return Verdict(
             ConditionType.SCALING,
@@ -423,6 +595,12 @@ def _scaling(observed: Observed, decision: Decision) -> Verdict:
             "signals are partial: replicas may be added, none removed",
         )
     return Verdict(ConditionType.SCALING, "True", Reason.ABLE_TO_SCALE, "the load is known and replicas follow it")
+
+
+_ONE_WAY = {
+    Mode.PAUSED_SCALE_IN: (Reason.PAUSED_SCALE_IN, "replicas may be added, none removed"),
+    Mode.PAUSED_SCALE_OUT: (Reason.PAUSED_SCALE_OUT, "replicas may be removed, none added"),
+}
 
 
 def _fresh(decision: Decision) -> Verdict:
@@ -460,7 +638,8 @@ def _reason(observed: Observed, decision: Decision, verdicts: tuple[Verdict, ...
         return scaling.reason
     if fresh.status == "False":
         return fresh.reason
-    if limited.status == "True" and decision.limited_by is not Limit.MIN_REPLICAS:
+    floor = decision.limited_by is Limit.SCHEDULE and decision.desired >= decision.wanted
+    if limited.status == "True" and decision.limited_by is not Limit.MIN_REPLICAS and not floor:
         return Reason.WAITING_FOR_QUOTA if decision.limited_by is Limit.TENANT_QUOTA else decision.limited_by.value
     if observed.child is not None and observed.child.rolling_out:
         return Reason.ROLLING_OUT
@@ -476,8 +655,10 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
             return _arithmetic(facts, spec)
         case StepName.REPLICAS if isinstance(facts, Missing):
             return f"held at {decision.current}: {facts.why}"
-        case StepName.BOUNDS:
-            return f"minReplicas {spec.scaling.min_replicas}, maxReplicas {spec.scaling.max_replicas}"
+        case StepName.BOUNDS if decision.in_force is not None:
+            limits = decision.in_force
+            least, most = (f" of schedule {name}" if name else "" for name in (limits.min_of, limits.max_of))
+            return f"minReplicas {limits.min_replicas}{least}, maxReplicas {limits.max_replicas}{most}"
         case StepName.ADMIT if decision.admission is not None:
             admission = decision.admission
             return (
@@ -492,16 +673,16 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
         case StepName.ALLOCATE if decision.waits:
             return _returns(observed, decision)
         case StepName.MODE:
-            return unblock_mode(step.limited_by, observed)
+            return unblock_mode(step.limited_by, observed, decision)
         case _:
             return ""
 
 
-def unblock_mode(limit: Limit, observed: Observed) -> str:
+def unblock_mode(limit: Limit, observed: Observed, decision: Decision) -> str:
     """Return why the operator keeps its hands off the replicas."""
     if limit is Limit.FOREIGN_AUTOSCALER:
         return f"{observed.foreign_autoscaler} scales the same replicas"
-    return f"spec.scaling.mode {observed.spec.scaling.mode.value}" if observed.spec is not None else ""
+    return f"spec.scaling.mode {mode_column(decision.in_force)}"
 
 
 def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:

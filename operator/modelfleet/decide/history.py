@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+from modelfleet.decide.bounds import InForce
 from modelfleet.decide.lookback import NO_PAST, Lookback
 from modelfleet.decide.pace import NO_PACE, Pace
 
@@ -66,6 +67,7 @@ class Memory(NamedTuple):
         leaving: Names of pods that were told to go for somebody else and may still be there.
         gave_back_at: When it last gave back what it had borrowed.
         yielded_at: When it last gave a place to a higher priority of its own tenant.
+        in_force: Bounds and mode of the last decision; None before the first one and without a spec.
     """
 
     uid: str
@@ -86,3 +88,4 @@ class Memory(NamedTuple):
     leaving: tuple[str, ...] = ()
     gave_back_at: float | None = None
     yielded_at: float | None = None
+    in_force: InForce | None = None

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
 from modelfleet.decide.admit import Admission
+from modelfleet.decide.bounds import InForce
 from modelfleet.decide.capacity import Capacity
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
@@ -74,6 +75,7 @@ class Decision(NamedTuple):
         admission: What the tenant's token allowance left of its load; None where no allowance binds it.
         waits: Tenants that give back the GPUs it waits for.
         reclaims: What it gives up itself, and for whom.
+        in_force: Bounds and mode that it obeyed; None without a spec.
     """
 
     key: Key
@@ -87,6 +89,7 @@ class Decision(NamedTuple):
     admission: Admission | None = None
     waits: tuple[Wait, ...] = ()
     reclaims: tuple[Reclaim, ...] = ()
+    in_force: InForce | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

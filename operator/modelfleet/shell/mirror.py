@@ -336,7 +336,7 @@ class Mirror:
             del self.quotas[before.key.namespace]
 
     def _view_changed(self, before: ViewRecord | None, after: ViewRecord | None) -> None:
-        if after is not None:
+        if after is not None and self._watches(after.key.namespace):
             self.views[after.key.namespace] = after
         elif before is not None and self.views.get(before.key.namespace) is before:
             del self.views[before.key.namespace]
