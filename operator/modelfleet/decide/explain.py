@@ -16,6 +16,7 @@ from modelfleet.api.modeldeployment import (
     SignalStatus,
     StepStatus,
 )
+from modelfleet.decide.admit import Admission, Uncounted
 from modelfleet.decide.capacity import MIN_MEASURED_SECONDS, TARGET_UTILIZATION, CapacitySource
 from modelfleet.decide.demand import Total
 from modelfleet.decide.history import Memory
@@ -23,9 +24,13 @@ from modelfleet.decide.lookback import BUCKET_SECONDS
 from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.shares import Reclaim
-from modelfleet.decide.snapshot import Missing, Observed
+from modelfleet.decide.snapshot import Missing, Observed, Tokens
 
 Truth = Literal["True", "False", "Unknown"]
+DEMAND_SIGNAL = "demandTokensPerSecond"
+"""Generated tokens per second that the replicas are sized for; allowances are shared by it."""
+MIX_SIGNAL = "inputTokensPerOutputToken"
+TARGET_SIGNAL = "targetOutputTokensPerSecondPerReplica"
 REPORTED_LIMITS = frozenset(
     {
         Limit.MIN_REPLICAS,
@@ -287,9 +292,28 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
         case Limit.FOREIGN_AUTOSCALER:
             return f"delete the autoscaler {observed.foreign_autoscaler}, or set spec.scaling.mode to Paused"
         case Limit.TOKEN_ALLOWANCE:
-            return "a larger token allowance for the tenant"
+            return _admissible(decision)
         case Limit.INVALID | Limit.NONE:
             return ""
+
+
+def _admissible(decision: Decision) -> str:
+    """Name the allowance that binds, or why what it counts is unknown."""
+    admission = decision.admission
+    if admission is None:
+        return "a larger token allowance for the tenant"
+    allowance = admission.allowance
+    of_model = f".models[{allowance.model}]" if allowance.model else ""
+    field = f"spec.tokensPerMinute{of_model}.{allowance.counts}"
+    if isinstance(admission, Uncounted):
+        return (
+            f"known {'input' if allowance.counts is not Tokens.OUTPUT else 'output'} tokens, which {field} of the "
+            f"Tenant counts: no replica is added until then ({admission.why})"
+        )
+    return (
+        f"a larger {field} in the Tenant (now {60 * allowance.per_second:.0f} for all that share it): it admits "
+        f"{60 * admission.admitted:.0f} of {60 * admission.demand:.0f} tokens a minute"
+    )
 
 
 def _returns(observed: Observed, decision: Decision) -> str:
@@ -466,11 +490,7 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
         case StepName.BOUNDS:
             return f"minReplicas {spec.scaling.min_replicas}, maxReplicas {spec.scaling.max_replicas}"
         case StepName.ADMIT if decision.admission is not None:
-            admission = decision.admission
-            return (
-                f"demand {admission.demand:.0f} tok/s, allowance {admission.allowance:.0f}, "
-                f"admitted {admission.admitted:.0f}"
-            )
+            return _admission(decision.admission)
         case StepName.ALLOCATE if decision.reclaims:
             return "; ".join(
                 f"{reclaim.gpus} GPUs to {reclaim.taker}: {', '.join(reclaim.pods)}" for reclaim in decision.reclaims
@@ -481,6 +501,17 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
             return unblock_mode(step.limited_by, observed)
         case _:
             return ""
+
+
+def _admission(admission: Admission | Uncounted) -> str:
+    allowance = admission.allowance
+    name = f"{allowance.counts} tokens" + (f" of {allowance.model}" if allowance.model else "")
+    if isinstance(admission, Uncounted):
+        return f"{name}: demand unknown, allowance {allowance.per_second:.0f} tok/s, none added: {admission.why}"
+    return (
+        f"{name}: demand {admission.demand:.0f} tok/s, allowance {allowance.per_second:.0f}, "
+        f"admitted {admission.admitted:.0f}"
+    )
 
 
 def unblock_mode(limit: Limit, observed: Observed) -> str:
@@ -539,16 +570,24 @@ def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:
         _signal("queuedRequests", demand.queued_requests, now),
         _signal("runningRequests", demand.running_requests, now),
         _signal("outputTokensPerSecond", demand.output_tokens_per_second, now),
+        _signal("inputTokensPerSecond", demand.input_tokens_per_second, now),
+        *_admissible_demand(facts),
         *_pace(facts),
         SignalStatus(name="startSeconds", value=f"{capacity.start_seconds:.0f}"),
-        SignalStatus(name="targetOutputTokensPerSecondPerReplica", value=f"{target:.0f}")
+        SignalStatus(name=TARGET_SIGNAL, value=f"{target:.0f}")
         if target is not None
         else SignalStatus(
-            name="targetOutputTokensPerSecondPerReplica",
+            name=TARGET_SIGNAL,
             missing="no target in the spec, no prior in the runtime, no saturation seen yet",
         ),
         SignalStatus(name="targetSource", value=_SOURCES[capacity.source]),
     )
+
+
+def _admissible_demand(facts: Facts) -> tuple[SignalStatus, ...]:
+    demand = SignalStatus(name=DEMAND_SIGNAL, value=f"{max(0.0, facts.load.tokens_per_second):.1f}")
+    mixed = facts.input_per_output
+    return (demand,) if isinstance(mixed, Missing) else (demand, SignalStatus(name=MIX_SIGNAL, value=f"{mixed:.4g}"))
 
 
 def _learned(decision: Decision, memory: Memory) -> LearnedStatus | None:

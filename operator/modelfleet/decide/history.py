@@ -44,6 +44,13 @@ class Measured(NamedTuple):
     saturated_since: float | None = None
 
 
+class TokenMix(NamedTuple):
+    """Prompt and generated tokens of the last minutes, for how many come with one another."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+
 class Memory(NamedTuple):
     """What one ModelDeployment's next decision needs of its earlier ones.
 
@@ -59,6 +66,7 @@ class Memory(NamedTuple):
         pace: What a replica's steps cost.
         lookback: The load of the past, and what each forecast of it would have cost.
         tokens_per_request: Generated tokens of an average request; None until one finished.
+        token_mix: Its prompt and generated tokens.
         start_seconds: Created-to-ready times of the last starts, oldest first.
         ready_pods: UIDs of pods whose start is already counted.
         last_decided_at: When the last decision was made.
@@ -78,6 +86,7 @@ class Memory(NamedTuple):
     pace: Pace = NO_PACE
     lookback: Lookback = NO_PAST
     tokens_per_request: float | None = None
+    token_mix: TokenMix = TokenMix()
     start_seconds: tuple[float, ...] = ()
     ready_pods: frozenset[str] = frozenset()
     last_decided_at: float | None = None
