@@ -5,6 +5,7 @@ import typer
 from modelfleet.cli.crds import crds
 from modelfleet.cli.run import run
 from modelfleet.cli.simulate import simulate
+from modelfleet.cli.whatif import whatif
 
 app = typer.Typer(name="modelfleet", no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False)
 
@@ -17,3 +18,4 @@ def modelfleet() -> None:
 app.command()(crds)
 app.command()(run)
 app.command()(simulate)
+app.command()(whatif)
