@@ -16,6 +16,7 @@ from modelfleet.api.modeldeployment import ModelDeploymentSpec
 from modelfleet.api.tenant import TenantSpec
 from modelfleet.cli.bad_input import BadInput
 from modelfleet.shell.mirror import Mirror
+from modelfleet.shell.records import DeploymentRecord
 
 STDIN = "-"
 _SPECS: Mapping[str, type[Model]] = {"Tenant": TenantSpec, "ModelDeployment": ModelDeploymentSpec}
@@ -77,9 +78,26 @@ def change(mirror: Mirror, manifests: Iterable[Manifest], deleted: Iterable[str]
             mirror.tenant("MODIFIED", _item(manifest, known, created, {}))
         else:
             record = mirror.deployments.get(manifest.key)
+            _check_size(manifest, record)
             known = None if record is None else (record.uid, record.version, record.generation)
             status = {} if record is None else yaml.safe_load(record.status_json)
             mirror.model_deployment("MODIFIED", _item(manifest, known, now, status))
+
+
+def _check_size(manifest: Manifest, record: DeploymentRecord | None) -> None:
+    if record is None or not isinstance(record.spec, ModelDeploymentSpec):
+        return
+    new = ModelDeploymentSpec.model_validate(manifest.spec)
+    for field, before, after in (
+        ("accelerator", record.spec.accelerator, new.accelerator),
+        ("gpusPerReplica", record.spec.gpus_per_replica, new.gpus_per_replica),
+    ):
+        if before != after:
+            raise BadInput(
+                "-f",
+                f"ModelDeployment {manifest.key}: spec.{field}: a roll-out from {before} to {after} is not played; "
+                "give it another name",
+            )
 
 
 def _item(manifest: Manifest, known: tuple[str, int, int] | None, created_at: float, status: Json) -> Json:
@@ -129,7 +147,7 @@ def _documents(name: str, text: str) -> Iterator[tuple[str, Any]]:
 def _manifest(at: str, item: Any) -> Manifest:
     if not isinstance(item, dict):
         raise BadInput("-f", f"{at}: not a mapping; give a manifest with apiVersion, kind, metadata and spec")
-    version, kind = item.get("apiVersion"), item.get("kind")
+    version, kind = item.get("apiVersion"), str(item.get("kind"))
     if version != API_VERSION:
         raise BadInput("-f", f"{at}: apiVersion: {version!r} is not known; give {API_VERSION}")
     if kind not in _SPECS:
@@ -142,7 +160,8 @@ def _manifest(at: str, item: Any) -> Manifest:
         namespace = _name(f"{at} ({kind} {name}): metadata.namespace", metadata.get("namespace"))
     key = Key(namespace, name)
     try:
-        _SPECS[kind].model_validate(item.get("spec") or {})
+        # The API server drops a field that it does not know: a misspelt limit would be none.
+        _SPECS[kind].model_validate(item.get("spec") or {}, extra="forbid")
     except ValidationError as error:
         first, *others = error.errors(include_url=False, include_input=False)
         field = ".".join(["spec", *(str(part) for part in first["loc"])])

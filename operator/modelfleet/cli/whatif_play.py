@@ -223,9 +223,7 @@ def read_record(url: str, since_seconds: int, keys: Iterable[Key], *, now: float
         if not points:
             notes.append(f"{key} is not in the record: minReplicas all the time")
         elif silent:
-            notes.append(
-                f"{key}: {silent:,} of {steps.count:,} minutes are not in the record: the last before them stays"
-            )
+            notes.append(f"{key}: {silent:,} of {steps.count:,} minutes are not in the record: what was before stays")
         known[key] = _filled(points, steps.count)
     if recorded:
         names = ", ".join(str(key) for key in sorted(recorded))

@@ -250,9 +250,10 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
                 else "load: nothing is running, and minReplicas keeps what there is"
             )
         case Limit.CAPACITY:
+            short = max(decision.wanted, scaling.min_replicas) - decision.desired
             return (
                 f"{spec.gpus_per_replica} free GPUs of class {spec.accelerator} on one node for each of "
-                f"{max(0, decision.wanted - decision.desired)} more replicas: add nodes, or free GPUs"
+                f"{short} more replicas: add nodes, or free GPUs"
             )
         case Limit.TENANT_QUOTA:
             return (

@@ -16,7 +16,7 @@ from modelfleet.decide.cycle import HOLD_OFF_SECONDS, decide
 from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Plan, StepName
 from modelfleet.decide.shares import Reclaim
-from modelfleet.decide.snapshot import Assumed, Child, Observed, Pod, Snapshot
+from modelfleet.decide.snapshot import Assumed, Child, Observed, Pod, PodSignals, Snapshot
 from modelfleet.decide.standing import standings
 
 TICK_SECONDS: Final = 1.0
@@ -24,6 +24,9 @@ IDLE_SECONDS: Final = 30.0
 """Where nothing moves, a window or a rate may still let something go: it is looked at this often."""
 MOST_DECISIONS: Final = 20_000
 """A cluster that moves for so long never rests."""
+
+
+_NOT_ASKED = PodSignals.missing("demand is given: no pod is asked")
 
 
 @dataclass(slots=True)
@@ -46,6 +49,8 @@ class _Deployed:
     drain_seconds: float
     asked: int
     pods: list[_Replica]
+    as_seen: Observed | None = None
+    """What the operator sees of it; None once something of it changed."""
 
     @property
     def running(self) -> int:
@@ -83,6 +88,7 @@ class World:
             for pod in deployed.pods:
                 self._release(deployed, pod)
             deployed.pods.clear()
+            deployed.as_seen = None
             assert deployed.observed.spec is not None  # noqa: S101 - others are not here
             scaling = deployed.observed.spec.scaling
             if scaling.mode is Mode.AUTO and not deployed.observed.foreign_autoscaler:
@@ -90,6 +96,9 @@ class World:
 
     def step(self, assumed: Mapping[Key, Assumed]) -> Plan:
         """Decide once at this moment about what is asked for, and let Deployments and scheduler follow."""
+        for key in [key for key, given in assumed.items() if self._assumed.get(key) != given]:
+            if key in self._deployed:
+                self._deployed[key].as_seen = None
         self._assumed = assumed
         self.moved = self._end()
         self.moved |= self._schedule()
@@ -98,6 +107,7 @@ class World:
         self.reclaims += [reclaim for decision in plan.decisions.values() for reclaim in decision.reclaims]
         for scale in plan.scales:
             self._deployed[scale.key].asked = scale.replicas
+            self._deployed[scale.key].as_seen = None
         victims = {scale.key: scale.victims for scale in plan.scales}
         for key, deployed in self._deployed.items():
             self.moved |= self._follow(deployed, victims.get(key, ()))
@@ -194,9 +204,11 @@ class World:
         )
 
     def _observe(self, deployed: _Deployed) -> Observed:
+        if deployed.as_seen is not None:
+            return deployed.as_seen
         child = deployed.observed.child
         assert child is not None  # noqa: S101 - _deploy made one
-        return replace(
+        deployed.as_seen = replace(
             deployed.observed,
             child=replace(child, replicas=deployed.asked, rolling_out=False),
             pods=tuple(
@@ -208,11 +220,13 @@ class World:
                     terminating=pod.gone_at is not None,
                     node=pod.node,
                     trouble=pod.trouble,
+                    signals=_NOT_ASKED,
                 )
                 for pod in deployed.pods
             ),
             assumed=self._assumed.get(deployed.observed.key),
         )
+        return deployed.as_seen
 
     def _used(self) -> Counter[tuple[str, str]]:
         used: Counter[tuple[str, str]] = Counter()
@@ -227,7 +241,7 @@ class World:
             for pod in [pod for pod in deployed.pods if pod.gone_at is not None and pod.gone_at <= self.now]:
                 self._release(deployed, pod)
                 deployed.pods.remove(pod)
-                ended = True
+                deployed.as_seen, ended = None, True
         return ended
 
     def _release(self, deployed: _Deployed, pod: _Replica) -> None:
@@ -257,6 +271,8 @@ class World:
         for _ in range(-beyond):
             name = f"{deployed.observed.key.name}-what-if-{next(self._numbers)}"
             deployed.pods.append(_Replica(name=name, created_at=self.now, ready_at=None, node=""))
+        if beyond:
+            deployed.as_seen = None
         return beyond != 0
 
     def _schedule(self) -> bool:
@@ -272,10 +288,12 @@ class World:
             free = self._free.get(deployed.accelerator, {})
             node = min(free, key=lambda name: (-free[name], name), default=None)
             if node is None or free[node] < deployed.gpus:
-                pod.trouble = "no node has GPUs enough"
+                if not pod.trouble:
+                    pod.trouble, deployed.as_seen = "no node has GPUs enough", None
                 continue
             free[node] -= deployed.gpus
-            pod.node, pod.ready_at, pod.trouble, placed = node, self.now, "", True
+            pod.node, pod.ready_at, pod.trouble = node, self.now, ""
+            deployed.as_seen, placed = None, True
         return placed
 
 
