@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,7 @@ from pathlib import Path
 from time import time
 from typing import Annotated, Any
 
+import structlog
 import typer
 import yaml
 from rich.console import Console
@@ -38,7 +40,7 @@ from modelfleet.cli.whatif_play import (
     tenants_then,
 )
 from modelfleet.cli.whatif_tables import show
-from modelfleet.decide.snapshot import Snapshot
+from modelfleet.decide.snapshot import Fault, Snapshot
 from modelfleet.shell.listing import read_cluster
 from modelfleet.shell.mirror import Mirror
 
@@ -77,13 +79,14 @@ def whatif(
         manifests = read_manifests(files or ())
         if not manifests and not delete:
             raise BadInput("-f", "nothing would change; give a file with a Tenant, or --delete one")
-        answer = _answer(
-            asyncio.run(_read(kubeconfig)),
-            manifests,
-            delete or [],
-            past=None if prometheus is None else (prometheus, since_seconds),
-            unbound_may_borrow=unbound_may_borrow,
-        )
+        with _no_log_lines():
+            answer = _answer(
+                asyncio.run(_read(kubeconfig)),
+                manifests,
+                delete or [],
+                past=None if prometheus is None else (prometheus, since_seconds),
+                unbound_may_borrow=unbound_may_borrow,
+            )
     except BadInput as error:
         typer.echo(f"Error: {error}", err=True)
         raise typer.Exit(2) from error
@@ -100,6 +103,20 @@ def whatif(
             typer.echo(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True), nl=False)
         case Output.TABLE:
             show(answer)
+
+
+@contextmanager
+def _no_log_lines() -> Iterator[None]:
+    """Keep what the operator's parts would log out of the answer: it is among the notes, or is the error."""
+    before, requests = structlog.get_config(), logging.getLogger("urllib3")
+    level = requests.level
+    structlog.configure(wrapper_class=structlog.make_filtering_bound_logger(logging.CRITICAL))
+    requests.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        structlog.configure(**before)
+        requests.setLevel(level)
 
 
 async def _read(kubeconfig: str | None) -> Mirror:
@@ -129,6 +146,11 @@ def _answer(
     as_is, what_if = rest(before, demand), rest(after, demand_of(mirror.deployments.values()))
     notes = [] if as_is.rests and what_if.rests else [NEVER_RESTS]
     known = mirror.classes()
+    notes += [
+        f"Tenant {name} cannot be read, and counts as absent: {record.spec.message}"
+        for name, record in sorted(mirror.tenants.items())
+        if isinstance(record.spec, Fault)
+    ]
     notes += [
         f"Tenant {name}: quota of class {quota.accelerator}, and there is no such AcceleratorClass"
         for name, record in sorted(mirror.tenants.items())
