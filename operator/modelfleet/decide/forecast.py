@@ -5,7 +5,6 @@ growth of the queue; what already waits must be served besides. Both are put int
 per second, so that one number says what is needed.
 """
 
-from math import exp
 from typing import NamedTuple
 
 from modelfleet.decide.demand import Demand
@@ -120,8 +119,8 @@ def learn_token_mix(known: TokenMix, demand: Demand, *, elapsed_seconds: float) 
     if prompt.known < demand.ready or output.known < demand.ready or not prompt.value + output.value:
         return known
     # The first decision of all has no time before it: its rates are of a second at least.
-    seconds = min(elapsed_seconds or 1.0, MIX_SECONDS)
-    kept = exp(-seconds / MIX_SECONDS)
+    seconds = elapsed_seconds or 1.0
+    kept = 1.0 - seconds / MIX_SECONDS if seconds < MIX_SECONDS else 0.0
     return TokenMix(kept * known.input + prompt.value * seconds, kept * known.output + output.value * seconds)
 
 

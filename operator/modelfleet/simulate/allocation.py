@@ -114,6 +114,11 @@ class World:
         self.moved |= self._schedule()
         return plan
 
+    @property
+    def draining(self) -> bool:
+        """Whether some replica still holds GPUs that it was told to give up."""
+        return any(pod.gone_at is not None for deployed in self._deployed.values() for pod in deployed.pods)
+
     def wait(self, seconds: float) -> None:
         """Let time pass, to the end of the next drain at most."""
         ends = [pod.gone_at for deployed in self._deployed.values() for pod in deployed.pods if pod.gone_at is not None]
@@ -306,7 +311,7 @@ def settle(world: World, assumed: Mapping[Key, Assumed]) -> tuple[Plan, bool]:
     plan = world.step(assumed)
     moved_at = world.now
     for _ in range(MOST_DECISIONS):
-        if world.moved:
+        if world.moved or world.draining:
             moved_at = world.now
         elif world.now - moved_at >= world.patience_seconds:
             return plan, True

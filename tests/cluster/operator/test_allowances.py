@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import yaml
+from typer.testing import CliRunner
 
 from modelfleet.adapters.kubernetes import resource_path
 from modelfleet.api.meta import API_VERSION, Key
+from modelfleet.cli.main import app
 from modelfleet.simulate.arrivals import Arrival
 from sandbox.cluster import Sandbox
 from sandbox.load.client import run_load
@@ -19,18 +24,23 @@ pytestmark = pytest.mark.xdist_group("operator-objects")
 SCALING = {"maxReplicas": 3, "targets": {"outputTokensPerSecond": 100, "queuedRequests": 4}}
 
 
+def manifest(name: str, namespace: str, accelerator: str, **tokens_per_minute: int) -> dict[str, Any]:
+    """Return a Tenant with GPUs enough and an allowance."""
+    spec = {
+        "namespaces": [namespace],
+        "quotas": [{"accelerator": accelerator, "nominalQuota": 4}],
+        "tokensPerMinute": tokens_per_minute,
+    }
+    return {"apiVersion": API_VERSION, "kind": "Tenant", "metadata": {"name": name}, "spec": spec}
+
+
 @pytest.fixture
 def tenant(sandbox: Sandbox, operator: Watched, team: Team) -> Iterator[Callable[..., str]]:
     """Makes a Tenant of the team's that ends with the test."""
     name = unique("allowed")
 
     def create(accelerator: str, **tokens_per_minute: int) -> str:
-        spec = {
-            "namespaces": [team.namespace],
-            "quotas": [{"accelerator": accelerator, "nominalQuota": 4}],
-            "tokensPerMinute": tokens_per_minute,
-        }
-        item = {"apiVersion": API_VERSION, "kind": "Tenant", "metadata": {"name": name}, "spec": spec}
+        item = manifest(name, team.namespace, accelerator, **tokens_per_minute)
         sandbox.request("POST", resource_path(API_VERSION, "Tenant"), item)
         return name
 
@@ -50,6 +60,9 @@ async def test_prompts_beyond_the_allowance_buy_no_replica(
         load = asyncio.create_task(run_load(sandbox.kubeconfig, Key(team.namespace, "llama"), arrivals))
         await asyncio.to_thread(same, "TokenAllowance", lambda: team.status().get("limitedBy"))
         bound = team.status()
+        wider = yaml.safe_dump(manifest(name, team.namespace, accelerator, input=48_000_000))
+        asked = ["whatif", "--kubeconfig", str(sandbox.kubeconfig), "-f", "-", "-o", "json"]
+        foretold = await asyncio.to_thread(CliRunner().invoke, app, asked, input=wider)
         sandbox.request(
             "PATCH",
             resource_path(API_VERSION, "Tenant", name=name),
@@ -70,3 +83,6 @@ async def test_prompts_beyond_the_allowance_buy_no_replica(
     )
     assert float(signals["inputTokensPerSecond"]) > 0
     assert report.failed == 0
+    (row,) = [each for each in json.loads(foretold.stdout)["deployments"] if each["namespace"] == team.namespace]
+    assert (row["now"], row["asIs"]) == (1, 1)
+    assert row["whatIf"] >= 2

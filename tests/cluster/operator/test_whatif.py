@@ -281,7 +281,7 @@ GOOD = (
 )
 
 
-def test_bad_input_is_refused_in_one_line(reader: Path, tmp_path: Path) -> None:
+def test_bad_input_is_refused_in_one_line(sandbox: Sandbox, reader: Path, tmp_path: Path) -> None:
     """File, document, field and remedy; 2 for what was given, 1 for what does not answer."""
     for case, (given, expected) in BAD.items():
         code, out, err = whatif(reader, "-f", "-", given=given.replace("{doc}", GOOD))
@@ -293,13 +293,19 @@ def test_bad_input_is_refused_in_one_line(reader: Path, tmp_path: Path) -> None:
     nowhere = tmp_path / "kubeconfig"
     nowhere.write_text(re.sub(r"https://[^\"',\s]+", "https://127.0.0.1:1", reader.read_text()))
     unreachable = whatif(nowhere, "-f", "-", given=GOOD)
+    nobody = sandbox.service_account_kubeconfig(NAMESPACE, "default")
+    both = whatif(Path(f"{reader}:{nowhere}"), "-f", "-", "-o", "yaml", given=GOOD)
+    forbidden = whatif(nobody, "-f", "-", given=GOOD)
     absent = whatif(tmp_path / "none", "-f", "-", given=GOOD)
 
     assert "cannot read /" in whatif(reader, "-f", "/no/such/file")[2]
     assert whatif(reader, "--delete", "nobody")[2].startswith("Error: --delete: there is no Tenant nobody; there are:")
     assert whatif(reader, "-f", "-", "--since", "1y", given=GOOD)[0] == 2
-    assert (unreachable[0], absent[0]) == (1, 1)
-    for _, out, err in (unreachable, absent):
+    assert (both[0], both[2]) == (0, "")
+    assert "good" in {row["name"] for row in yaml.safe_load(both[1])["tenants"]}
+    assert "cannot list resource" in forbidden[2]
+    assert (unreachable[0], absent[0], forbidden[0]) == (1, 1, 1)
+    for _, out, err in (unreachable, absent, forbidden):
         assert out == ""
         assert err.startswith("Error: ")
         assert err.count("\n") == 1, err
