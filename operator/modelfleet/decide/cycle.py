@@ -35,7 +35,7 @@ from modelfleet.decide.shares import Allocation, Leaving, Reclaim, share_out
 from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot, Tenant
 
 HOLD_OFF_SECONDS = 60.0
-"""After giving back what it had borrowed, a tenant borrows nothing of that class for so long: a lender whose load
+"""After what it had borrowed has drained, a tenant borrows nothing of that class for so long: a lender whose load
 comes and goes costs its borrowers one drain a minute at most."""
 ASSUMED = Missing("its demand is given, not seen", fault=False)
 
@@ -516,6 +516,14 @@ def _close(
     told = tuple(pod for reclaim in reclaims for pod in reclaim.pods)
     if told or memory.leaving:
         memory = _note_leaving(memory, observed, told, now, gave_back=any(r.taker != r.tenant for r in reclaims))
+    gave_back_at = memory.gave_back_at
+    if (
+        gave_back_at is not None
+        and now - gave_back_at < HOLD_OFF_SECONDS
+        and any(pod.terminating and pod.node for pod in observed.pods)
+    ):
+        # Until it drained nobody has it, and who gave it would be the first to borrow it again.
+        memory = memory._replace(gave_back_at=now)
     change = desired - draft.current
     memory = memory._replace(
         desired=desired,

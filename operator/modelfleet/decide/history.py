@@ -72,7 +72,7 @@ class Memory(NamedTuple):
         last_decided_at: When the last decision was made.
         last_scaled_at: When the replica count was last changed.
         leaving: Names of pods that were told to go for another tenant and may still be there.
-        gave_back_at: When it last gave back what it had borrowed.
+        gave_back_at: When it last gave back what it had borrowed; while that drains, the last decision.
     """
 
     uid: str
