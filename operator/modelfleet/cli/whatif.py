@@ -20,7 +20,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 from rich.progress import Progress as Bar
 
 from modelfleet.adapters.history import HistoryError
-from modelfleet.adapters.kubernetes import Kubernetes, KubernetesError, NotFound
+from modelfleet.adapters.kubernetes import Kubernetes, KubernetesError, NotFound, Unavailable
 from modelfleet.api.meta import API_VERSION
 from modelfleet.api.tenant import TenantSpec
 from modelfleet.cli.bad_input import BadInput
@@ -120,9 +120,10 @@ def _no_log_lines() -> Iterator[None]:
 
 
 async def _read(kubeconfig: str | None) -> Mirror:
-    default = Path.home() / ".kube" / "config"
     if not kubeconfig and "KUBERNETES_SERVICE_HOST" not in os.environ:
-        kubeconfig = str(default)
+        kubeconfig = str(Path.home() / ".kube" / "config")
+    if kubeconfig and not any(Path(each).is_file() for each in kubeconfig.split(os.pathsep)):
+        raise Unavailable(f"there is no {kubeconfig}; give --kubeconfig, or set KUBECONFIG")
     kubernetes = await Kubernetes.connect(kubeconfig)
     try:
         return await read_cluster(kubernetes)
