@@ -81,7 +81,7 @@ def whatif(
             raise BadInput("-f", "nothing would change; give a file with a Tenant, or --delete one")
         with _no_log_lines():
             answer = _answer(
-                asyncio.run(_read(kubeconfig)),
+                asyncio.run(_read(_kubeconfig(kubeconfig))),
                 manifests,
                 delete or [],
                 past=None if prometheus is None else (prometheus, since_seconds),
@@ -119,11 +119,17 @@ def _no_log_lines() -> Iterator[None]:
         requests.setLevel(level)
 
 
+def _kubeconfig(given: str | None) -> str | None:
+    """Return the kubeconfig to use; None in a pod without one, which has its service account."""
+    if not given and "KUBERNETES_SERVICE_HOST" in os.environ:
+        return None
+    files = given or str(Path.home() / ".kube" / "config")
+    if not any(Path(each).is_file() for each in files.split(os.pathsep)):
+        raise Unavailable(f"there is no {files}; give --kubeconfig, or set KUBECONFIG")
+    return files
+
+
 async def _read(kubeconfig: str | None) -> Mirror:
-    if not kubeconfig and "KUBERNETES_SERVICE_HOST" not in os.environ:
-        kubeconfig = str(Path.home() / ".kube" / "config")
-    if kubeconfig and not any(Path(each).is_file() for each in kubeconfig.split(os.pathsep)):
-        raise Unavailable(f"there is no {kubeconfig}; give --kubeconfig, or set KUBECONFIG")
     kubernetes = await Kubernetes.connect(kubeconfig)
     try:
         return await read_cluster(kubernetes)
