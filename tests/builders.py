@@ -33,6 +33,7 @@ from modelfleet.decide.capacity import Capacity, CapacitySource
 from modelfleet.decide.demand import Demand, Total
 from modelfleet.decide.history import Measured, Memory
 from modelfleet.decide.snapshot import (
+    Allowance,
     Child,
     Fault,
     Missing,
@@ -67,7 +68,14 @@ class PodBuilder:
     node: str = "node-0"
     trouble_text: str = ""
     values: Mapping[str, float | None] = field(
-        default_factory=lambda: {"queued": 0.0, "running": 0.0, "tokens": 0.0, "finished": 0.0, "kv": 0.0}
+        default_factory=lambda: {
+            "queued": 0.0,
+            "running": 0.0,
+            "tokens": 0.0,
+            "finished": 0.0,
+            "kv": 0.0,
+            "prompts": 0.0,
+        }
     )
     age: float = 0.0
 
@@ -83,6 +91,10 @@ class PodBuilder:
         """Generate tokens."""
         return self._with(tokens=per_second)
 
+    def prompts(self, per_second: float) -> PodBuilder:
+        """Read prompt tokens."""
+        return self._with(prompts=per_second)
+
     def finished(self, per_second: float) -> PodBuilder:
         """Finish requests."""
         return self._with(finished=per_second)
@@ -91,7 +103,9 @@ class PodBuilder:
         """Take this long from one token of a sequence to the next."""
         return self._with(inter_token=seconds)
 
-    def lost(self, *names: Literal["queued", "running", "tokens", "finished", "kv", "inter_token"]) -> PodBuilder:
+    def lost(
+        self, *names: Literal["queued", "running", "tokens", "finished", "kv", "prompts", "inter_token"]
+    ) -> PodBuilder:
         """Lose the named signals, or all of them."""
         every = (*self.values, "inter_token")
         return self._with(**dict.fromkeys(names or every))
@@ -142,6 +156,7 @@ class PodBuilder:
                 queued_requests=reading("queued"),
                 running_requests=reading("running"),
                 output_tokens_per_second=reading("tokens"),
+                input_tokens_per_second=reading("prompts"),
                 finished_requests_per_second=reading("finished"),
                 kv_cache_utilization=reading("kv"),
                 inter_token_seconds=reading("inter_token") if "inter_token" in self.values else NO_TOKEN,
@@ -324,8 +339,7 @@ def tenant(
     weight: int = 1,
     used: int = 0,
     cohort: str = "",
-    tokens: float | None = None,
-    models: Mapping[str, float] | None = None,
+    allowances: tuple[Allowance, ...] = (),
 ) -> Tenant:
     """Return a tenant of the namespace of its name, with a quota of class h100."""
     return Tenant(
@@ -334,8 +348,7 @@ def tenant(
         cohort=cohort,
         quotas={"h100": Quota(nominal, borrowing, lending, weight)},
         used_gpus={"h100": used},
-        output_tokens_per_second=tokens,
-        model_output_tokens_per_second=models or {},
+        allowances=allowances,
     )
 
 
@@ -389,6 +402,7 @@ def load_of(
     running: float = 0,
     tokens: float = 0,
     finished: float = 0,
+    prompts: float = 0,
     known: int | None = None,
 ) -> Demand:
     """Return a demand; `known` fewer than `ready` makes it partial."""
@@ -400,6 +414,7 @@ def load_of(
         running_requests=total(running, of=ready, known=count),
         output_tokens_per_second=total(tokens, of=ready, known=count),
         finished_requests_per_second=total(finished, of=ready, known=count),
+        input_tokens_per_second=total(prompts, of=ready, known=count),
         complete=count == ready,
         missing="" if count == ready else "pod-x: connection refused",
     )

@@ -92,15 +92,18 @@ def page(
     tokens: float = 0,
     finished: float = 0,
     intervals: tuple[float, float] | None = None,
+    prompts: float | None = None,
 ) -> str:
-    """Return a page of vLLM with these numbers; `intervals` between tokens are their seconds and their count."""
+    """Return a page of vLLM with these numbers; `intervals` between tokens are their seconds and count."""
     histogram = "" if intervals is None else inter_token_histogram(*intervals)
     return (
         f'vllm:num_requests_waiting{{engine="0"}} {queued}\n'
         f'vllm:num_requests_running{{engine="0"}} {running}\n'
         f'vllm:generation_tokens_total{{engine="0"}} {tokens}\n'
         f'vllm:request_success_total{{engine="0",finished_reason="stop"}} {finished}\n'
-        f'vllm:kv_cache_usage_perc{{engine="0"}} 0.5\n' + histogram
+        f'vllm:kv_cache_usage_perc{{engine="0"}} 0.5\n'
+        + histogram
+        + ("" if prompts is None else f'vllm:prompt_tokens_total{{engine="0"}} {prompts}\n')
     )
 
 

@@ -43,6 +43,7 @@ def _moving() -> str:
         tokens=1000 + 300 * seconds,
         finished=10 + 2 * seconds,
         intervals=(20 + 6 * seconds, 1000 + 300 * seconds),
+        prompts=50 + 1200 * seconds,
     )
 
 
@@ -69,6 +70,7 @@ PODS: dict[str, Page] = {
     "two-names": page(queued=5, tokens=70)
     + "".join(f'{name}{{engine="0"}} 5\n' for name in ("num_requests_waiting", "sglang:num_queue_reqs"))
     + "".join(f'{name}{{engine="0"}} 70\n' for name in ("generation_tokens_total", "trtllm_generation_tokens_total"))
+    + "".join(f'{name}{{engine="0"}} 70\n' for dialect in DIALECTS.values() for name in dialect.prompt_tokens.names)
     + 'trtllm_generation_tokens{engine="0"} 70\n'
     + 'tgi_request_success{engine="0",finished_reason="stop"} 1\n'
     + 'tgi_request_success_total{engine="0",finished_reason="stop"} 1\n'
@@ -248,11 +250,14 @@ async def test_rates(server: Server) -> None:
     """Tokens and finished requests per second; Prometheus counts the window's unseen part as standing still."""
     seen = await _signals(_source(server), _target("moving"))
     tokens, finished = seen.output_tokens_per_second, seen.finished_requests_per_second
+    prompts = seen.input_tokens_per_second
+    assert isinstance(prompts, Signal)
     assert isinstance(tokens, Signal)
     assert isinstance(finished, Signal)
 
     assert 20 < tokens.value < 330
     assert tokens.value / finished.value == pytest.approx(150, rel=0.05)
+    assert prompts.value / tokens.value == pytest.approx(4, rel=0.05)
 
 
 async def test_time_between_tokens(server: Server) -> None:
@@ -344,6 +349,7 @@ async def test_a_pod_under_two_names_spoils_nobody_s_signals(server: Server) -> 
     seen = await _signals(source, double, other)
 
     assert isinstance(source.signals(other.uid).output_tokens_per_second, Signal)
+    assert isinstance(source.signals(other.uid).input_tokens_per_second, Signal)
     assert isinstance(source.signals(other.uid).queued_requests, Signal)
     assert isinstance(source.signals(other.uid).inter_token_seconds, Signal)
     assert isinstance(seen.queued_requests, Signal)
@@ -367,6 +373,13 @@ async def test_what_an_engine_does_not_expose(server: Server) -> None:
     seen = await _signals(_source(server), _target("engine-llamacpp", engine=Engine.LLAMACPP))
 
     assert _value(seen.finished_requests_per_second) == ABSENT
+
+
+async def test_prompts_that_nobody_scrapes_are_missing(server: Server) -> None:
+    """An allowance of them adds nothing then: the reason names the counter."""
+    seen = await _signals(_source(server), _target("dies"))
+
+    assert seen.input_tokens_per_second == Missing("Prometheus has no current value of vllm:prompt_tokens_total")
 
 
 async def test_queries_do_not_grow_with_the_fleet(server: Server) -> None:

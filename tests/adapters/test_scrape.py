@@ -16,6 +16,7 @@ from modelfleet.adapters.scrape import MAX_BYTES, Scraper, forbidden
 from modelfleet.adapters.source import Target
 from modelfleet.api.engine import Engine
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
+from modelfleet.engines.dialects import DIALECTS
 from tests.adapters.pages import PAGES
 from tests.adapters.pods import (
     Behave,
@@ -95,18 +96,54 @@ async def test_live_throughput_needs_no_second_scrape(scraper: Scraper) -> None:
 
 
 async def test_rates_from_counters(scraper: Scraper) -> None:
-    """Two scrapes give tokens and finished requests per second of the time between them."""
-    async with pod(answers(page(tokens=1000, finished=10))) as server:
+    """Two scrapes give tokens of both kinds and finished requests per second of the time between them."""
+    async with pod(answers(page(tokens=1000, finished=10, prompts=50))) as server:
         target = server.target()
         await _ask(scraper, target, at=1.0)
         await asyncio.sleep(0.6)
-        server.behave = answers(page(tokens=1600, finished=16))
+        server.behave = answers(page(tokens=1600, finished=16, prompts=3050))
         seen = await _ask(scraper, target, at=2.0)
-        rates = (_value(seen.output_tokens_per_second), _value(seen.finished_requests_per_second))
+        rates = (
+            _value(seen.output_tokens_per_second),
+            _value(seen.finished_requests_per_second),
+            _value(seen.input_tokens_per_second),
+        )
 
-        assert rates == (pytest.approx(1000, rel=0.2), pytest.approx(10, rel=0.2))
+        assert rates == (pytest.approx(1000, rel=0.2), pytest.approx(10, rel=0.2), pytest.approx(5000, rel=0.2))
         # Kept alive: the second scrape needs no connection of its own.
         assert server.connections == 1
+
+
+async def test_prompts_that_an_engine_does_not_count_are_missing_and_nothing_else_is(scraper: Scraper) -> None:
+    """The counter's name says what to look for; no pod reads a billion tokens a second."""
+    async with pod(answers(page(tokens=1000))) as server:
+        target = server.target()
+        await _ask(scraper, target, at=1.0)
+        await asyncio.sleep(0.6)
+        silent = await _ask(scraper, target, at=2.0)
+        server.behave = answers(page(tokens=1000, prompts=0))
+        await _ask(scraper, target, at=3.0)
+        await asyncio.sleep(0.6)
+        server.behave = answers(page(tokens=1000, prompts=1e9))
+        leaping = await _ask(scraper, target, at=4.0)
+
+        assert silent.input_tokens_per_second == Missing("vllm:prompt_tokens_total is not on the metrics page")
+        assert isinstance(silent.output_tokens_per_second, Signal)
+        assert "more than one pod can read" in str(_value(leaping.input_tokens_per_second))
+
+
+@pytest.mark.parametrize("engine", Engine)
+async def test_every_engine_s_prompts_are_read(scraper: Scraper, engine: Engine) -> None:
+    """The counter of each dialect, as the simulated engines write it."""
+    name = DIALECTS[engine].prompt_tokens.names[0]
+    async with pod(answers(PAGES[engine] + f"{name} 100\n")) as server:
+        target = server.target(engine=engine)
+        await _ask(scraper, target, at=1.0)
+        await asyncio.sleep(0.6)
+        server.behave = answers(PAGES[engine] + f"{name} 400\n")
+        seen = await _ask(scraper, target, at=2.0)
+
+        assert _value(seen.input_tokens_per_second) == pytest.approx(500, rel=0.2)
 
 
 async def test_a_restarted_container_has_no_rate_yet(scraper: Scraper) -> None:

@@ -68,7 +68,12 @@ FULL: dict[str, dict[str, Any]] = {
         "namespaces": ["team-a", "team-a-batch"],
         "cohort": "research",
         "quotas": [{"accelerator": "h100", "nominalQuota": 8, "borrowingLimit": 4, "lendingLimit": 6, "weight": 2}],
-        "tokensPerMinute": {"output": 600_000, "models": [{"model": "org/model", "output": 60_000}]},
+        "tokensPerMinute": {
+            "input": 6_000_000,
+            "output": 600_000,
+            "total": 6_500_000,
+            "models": [{"model": "org/model", "input": 900_000, "output": 60_000, "total": 950_000}],
+        },
     },
     "TenantView": {
         "tenant": "team-a",
@@ -276,6 +281,7 @@ def pairs(kind: Kind) -> Iterator[Hostile]:
             models: Path = ("spec", "tokensPerMinute", "models")
             one = full["tokensPerMinute"]["models"][0]
             yield pair("model twice", (*models, 1), changed(full, models, [one, one]))
+            yield pair("model without a limit", (*models, 0), changed(full, models, [{"model": "org/model"}]))
         case _:
             for image in ("vllm:latest", "a/b/c:latest", "local:5000/vllm:latest"):
                 yield pair(image, ("spec", "image"), changed(full, ("spec", "image"), image))

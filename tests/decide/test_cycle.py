@@ -10,6 +10,7 @@ from modelfleet.api.modeldeployment import Mode
 from modelfleet.decide.cycle import decide
 from modelfleet.decide.history import Measured, Memory, Recommendation
 from modelfleet.decide.plan import Decision, Plan, StepName
+from modelfleet.decide.snapshot import Allowance, Tokens
 from tests.builders import (
     NOW,
     UNDAMPED,
@@ -23,6 +24,7 @@ from tests.builders import (
     pods,
     ready,
     starting,
+    tenant,
     watched,
 )
 
@@ -92,11 +94,13 @@ class Bound:
     desired: int | None = None
     memory: tuple[tuple[str, Any], ...] = ()
     free: tuple[int, ...] = (8, 8)
+    allowances: tuple[Allowance, ...] = ()
 
 
 FREE = deployment().behavior(UNDAMPED).bounds(1, 8)
 DAMPED = deployment().bounds(1, 30)
 
+_ALLOWANCE = Limit.TOKEN_ALLOWANCE
 BOUNDS = {
     "nothing between": Bound(made=FREE.bounds(1, 30).pods(BUSY), want=(9, 9, Limit.NONE)),
     "maxReplicas": Bound(made=FREE.pods(BUSY), want=(9, 8, Limit.MAX_REPLICAS)),
@@ -113,7 +117,25 @@ BOUNDS = {
     "the warm-up": Bound(made=DAMPED.pods(CALM).asks(6), memory=(("since", NOW - 10),), want=(1, 6, Limit.WARM_UP)),
     "free GPUs": Bound(made=FREE.pods(BUSY), free=(2,), want=(9, 3, Limit.CAPACITY)),
     "a token allowance": Bound(
-        made=FREE.pods(BUSY).having(allowance_output_tokens_per_second=250.0), want=(9, 3, Limit.TOKEN_ALLOWANCE)
+        made=FREE.pods(BUSY), allowances=(Allowance(Tokens.OUTPUT, 250.0),), want=(9, 3, Limit.TOKEN_ALLOWANCE)
+    ),
+    "an allowance of prompts, of which 4 come with one generated token": Bound(
+        made=FREE.pods(BUSY.prompts(3600)), allowances=(Allowance(Tokens.INPUT, 800.0),), want=(9, 2, _ALLOWANCE)
+    ),
+    "the tightest of three": Bound(
+        made=FREE.pods(BUSY.prompts(3600)),
+        allowances=(Allowance(Tokens.INPUT, 4000.0), Allowance(Tokens.OUTPUT, 500.0), Allowance(Tokens.TOTAL, 1500.0)),
+        want=(9, 3, _ALLOWANCE),
+    ),
+    "an allowance of prompts that the engine does not tell": Bound(
+        made=FREE.pods(BUSY.lost("prompts")).asks(2),
+        allowances=(Allowance(Tokens.INPUT, 1e9),),
+        want=(9, 2, _ALLOWANCE),
+    ),
+    "the same where generated tokens alone are counted": Bound(
+        made=FREE.pods(BUSY.lost("prompts")).asks(2),
+        allowances=(Allowance(Tokens.OUTPUT, 1e9),),
+        want=(9, 8, Limit.MAX_REPLICAS),
     ),
     "Paused": Bound(made=FREE.pods(BUSY).mode(Mode.PAUSED), want=(9, 1, Limit.PAUSED)),
     "Recommend": Bound(made=FREE.pods(BUSY).mode(Mode.RECOMMEND), want=(9, 1, Limit.RECOMMEND)),
@@ -133,7 +155,8 @@ def test_limited_by(name: str) -> None:
     """Wanted, desired, and the one limit that stands between them."""
     case = BOUNDS[name]
     memory = watched(case.made, **dict(case.memory))
-    decision, _ = _decide(case.made, memory, gpus={"h100": nodes(*case.free)})
+    tenants = (tenant("team-a", 99, allowances=case.allowances),) if case.allowances else ()
+    decision, _ = _decide(case.made, memory, gpus={"h100": nodes(*case.free)}, tenants=tenants)
     expected = case.want
     actual = (decision.wanted, decision.desired, decision.limited_by)
 
@@ -306,12 +329,7 @@ def test_measurement_survives_a_restart_through_the_status() -> None:
 
 def test_a_measurement_of_zero_in_the_status_is_none() -> None:
     """A replica that was slower than half a token per second is recorded as 0: no load can be divided by that."""
-    made = (
-        deployment()
-        .targets()
-        .pods(BUSY)
-        .having(measured_output_tokens_per_second=0, allowance_output_tokens_per_second=100.0)
-    )
+    made = deployment().targets().pods(BUSY).having(measured_output_tokens_per_second=0)
     decision, _ = _decide(made)
 
     assert decision.facts.capacity.target_tokens_per_second is None  # type: ignore[union-attr]

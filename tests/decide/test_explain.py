@@ -22,7 +22,7 @@ from modelfleet.decide.explain import (
 from modelfleet.decide.history import Memory, Recommendation
 from modelfleet.decide.plan import Decision, Plan, Step, StepName
 from modelfleet.decide.replicas import Measure
-from modelfleet.decide.snapshot import Observed
+from modelfleet.decide.snapshot import Allowance, Observed, Tokens
 from tests.builders import (
     NOW,
     UNDAMPED,
@@ -99,7 +99,9 @@ LIMITS: dict[Limit, Told] = {
         deployment().pods(*pods(8)), watched(deployment().pods(*pods(8)), highest=(Recommendation(NOW - 5, 8),))
     ),
     Limit.WARM_UP: _tell(deployment().pods(*pods(8)), watched(deployment().pods(*pods(8)), seconds=5)),
-    Limit.TOKEN_ALLOWANCE: _tell(FREE.pods(BUSY).having(allowance_output_tokens_per_second=200.0)),
+    Limit.TOKEN_ALLOWANCE: _tell(
+        FREE.pods(BUSY), tenants=(tenant("team-a", 64, allowances=(Allowance(Tokens.OUTPUT, 200.0),)),)
+    ),
     Limit.CAPACITY: _tell(FREE.pods(BUSY), gpus={"h100": nodes(1)}),
     Limit.PAUSED: _tell(FREE.mode(Mode.PAUSED).pods(BUSY)),
     Limit.RECOMMEND: _tell(FREE.mode(Mode.RECOMMEND).pods(BUSY)),
@@ -139,7 +141,10 @@ UNBLOCK = {
     Limit.SCALE_UP_WINDOW: "load that stays up for 60 s",
     Limit.SCALE_DOWN_WINDOW: "load that stays down for 300 s",
     Limit.WARM_UP: "300 s of watching: the operator began to decide less than one scaleDown window ago",
-    Limit.TOKEN_ALLOWANCE: "a larger token allowance for the tenant",
+    Limit.TOKEN_ALLOWANCE: (
+        "a larger spec.tokensPerMinute.output in the Tenant (now 12000 for all that share it): "
+        "it admits 12000 of 58950 tokens a minute"
+    ),
     Limit.CAPACITY: "1 free GPUs of class h100 on one node for each of 8 more replicas: add nodes, or free GPUs",
     Limit.PAUSED: "set spec.scaling.mode to Auto",
     Limit.RECOMMEND: "set spec.scaling.mode to Auto",
@@ -613,6 +618,8 @@ def test_signals_of_the_record() -> None:
         "queuedRequests": ("41", 3, None),
         "runningRequests": ("9", 3, None),
         "outputTokensPerSecond": ("900", 3, "b: connection refused"),
+        "inputTokensPerSecond": ("0", 3, None),
+        "demandTokensPerSecond": ("900.0", None, None),
         "startSeconds": ("120", None, None),
         "targetOutputTokensPerSecondPerReplica": ("800", None, None),
         "targetSource": ("runtime prior", None, None),
@@ -696,3 +703,34 @@ def test_every_word_fits_the_schema(reason: Reason) -> None:
 
         assert written.limited_by == limit.value
         assert written.reason
+
+
+def test_an_allowance_that_counts_what_is_unknown_says_so() -> None:
+    """An engine without prompt tokens under an allowance of all tokens: which field counts them, and why they lack."""
+    tenants = (tenant("team-a", 64, allowances=(Allowance(Tokens.TOTAL, 200.0, "m"), Allowance(Tokens.TOTAL, 9e9))),)
+    told = _tell(FREE.pods(BUSY.lost("prompts")), tenants=tenants)
+    written = status(told.observed, told.decision, told.memory, previous=None, now=NOW)
+    step = next(step for step in written.decision.steps if step.name == "admit")  # type: ignore[union-attr]
+    limited = next(one for one in written.conditions if one.type == "ScalingLimited")
+
+    assert step.limited_by == "TokenAllowance"
+    assert step.detail == (
+        "total tokens: demand unknown, allowance 9000000000 tok/s, none added: a: connection refused"
+    )
+    assert "known input tokens, which spec.tokensPerMinute.total of the Tenant counts" in limited.message
+
+
+def test_the_record_names_the_allowance_that_binds() -> None:
+    """What is counted, of which model, what is asked for, allowed and admitted."""
+    model = deployment().build().spec.model.name  # type: ignore[union-attr]
+    tenants = (tenant("team-a", 64, allowances=(Allowance(Tokens.INPUT, 450.0, model), Allowance(Tokens.TOTAL, 9e9))),)
+    told = _tell(FREE.pods(BUSY.prompts(1800)), tenants=tenants)
+    written = status(told.observed, told.decision, told.memory, previous=None, now=NOW)
+    step = next(step for step in written.decision.steps if step.name == "admit")  # type: ignore[union-attr]
+    signals = {one.name: one.value for one in written.decision.signals}  # type: ignore[union-attr]
+
+    assert step.detail == f"input tokens of {model}: demand 1965 tok/s, allowance 450, admitted 450"
+    assert f"a larger spec.tokensPerMinute.models[{model}].input in the Tenant" in written.decision.unblock  # type: ignore[union-attr]
+    assert signals["inputTokensPerSecond"] == "1800"
+    assert signals["inputTokensPerOutputToken"] == "2"
+    assert signals["demandTokensPerSecond"] == "982.5"

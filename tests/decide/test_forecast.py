@@ -8,10 +8,13 @@ from modelfleet.decide.forecast import (
     Load,
     forecast,
     growth_per_second,
+    input_per_output,
+    learn_token_mix,
     learn_tokens_per_request,
     remember_queue,
 )
-from modelfleet.decide.history import QueueSample
+from modelfleet.decide.history import QueueSample, TokenMix
+from modelfleet.decide.snapshot import Missing
 from tests.builders import NOW, load_of
 
 
@@ -144,3 +147,34 @@ def test_tokens_per_request(case: str) -> None:
     actual = learn_tokens_per_request(known, demand)
 
     assert expected == actual
+
+
+def test_prompts_and_answers_are_averaged_over_minutes() -> None:
+    """600 prompt tokens for one second of every 20, 30 generated in each: one mean, whenever it is looked at."""
+    mix, seen = TokenMix(), []
+    for second in range(1200):
+        load = load_of(tokens=30, prompts=600 if second % 20 == 0 else 0)
+        mix = learn_token_mix(mix, load, elapsed_seconds=1.0)
+        seen.append(input_per_output(mix, load))
+
+    assert seen[-20:] == pytest.approx([1.0] * 20, abs=0.04)
+
+
+def test_a_mix_stays_while_nothing_comes_or_nothing_is_known() -> None:
+    """A night without requests, and an hour of pods that do not tell, forget nothing."""
+    mix = learn_token_mix(TokenMix(), load_of(tokens=10, prompts=40), elapsed_seconds=1.0)
+    night = learn_token_mix(mix, load_of(), elapsed_seconds=1.0)
+    partial = learn_token_mix(mix, load_of(ready=2, known=1, tokens=10, prompts=900), elapsed_seconds=1.0)
+
+    assert mix == night == partial
+    assert input_per_output(mix, load_of()) == 4.0
+
+
+def test_prompts_that_no_pod_tells_are_unknown() -> None:
+    """However much was known before: the allowance would be shared by a guess."""
+    mix = TokenMix(40.0, 10.0)
+    told = load_of(ready=2, known=1)
+
+    assert input_per_output(mix, load_of(known=0)) == Missing("pod-x: connection refused")
+    assert input_per_output(mix, told) == 4.0
+    assert isinstance(input_per_output(TokenMix(), load_of()), Missing)

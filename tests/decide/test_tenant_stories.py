@@ -285,3 +285,31 @@ def test_quota_holds_at_every_second_of_a_wild_hour() -> None:
         cluster.step()
         for team, limit in (("team-a", 16), ("team-b", 16), ("team-c", 8)):
             assert cluster.used(team) <= limit, (team, cluster.now)
+
+
+NOMINAL_BEFORE = {"team-a": 2, "team-b": 2, "team-c": 5}
+
+
+def test_what_was_given_back_is_not_borrowed_again_while_it_drains() -> None:
+    """A drain longer than the hold-off: who gave is below its minReplicas, and would be the first to take it again."""
+    cluster = Cluster(
+        nodes={"x": 8, "y": 8},
+        tenants={team: tenant(team, nominal, weight=2) for team, nominal in NOMINAL_BEFORE.items()},
+        drain_seconds=90,
+    )
+    demands = {"team-a": (7, 4), "team-b": (2, 8), "team-c": (1, 7)}
+    for team, counts in demands.items():
+        for name, replicas in zip(("llama", "qwen"), counts, strict=True):
+            key = cluster.model(team, name)
+            cluster._follow(key, 1, ())
+            cluster.wants(key, replicas)
+    cluster.play(240)
+    cluster.quota("team-a", nominal_gpus=5)
+    cluster.quota("team-b", nominal_gpus=5, borrowing_limit_gpus=2)
+    cluster.quota("team-c", nominal_gpus=3)
+    cluster.play(600)
+    told = cluster.told
+    cluster.play(600)
+
+    assert cluster.told == told
+    assert not any(cluster.free().values())

@@ -84,8 +84,6 @@ def _spec(random: Random, *, auto: bool) -> DeploymentBuilder:
         case 2:
             return made.having(foreign_autoscaler="HorizontalPodAutoscaler team-a/hpa")
         case 3:
-            return made.having(allowance_output_tokens_per_second=300.0)
-        case 4:
             return made.asks(random.choice((0, 3, 20)), scaled_by="kubectl")
         case _:
             return made

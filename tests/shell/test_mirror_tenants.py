@@ -6,7 +6,7 @@ import pytest
 
 from modelfleet.adapters.scrape import Scraper
 from modelfleet.api.conditions import Reason
-from modelfleet.decide.snapshot import Node, Quota, Tenant
+from modelfleet.decide.snapshot import Allowance, Node, Quota, Tenant, Tokens
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.observe import _tenants, claims, observe
 from modelfleet.shell.records import parse_quota, parse_tenant, parse_view
@@ -61,7 +61,7 @@ async def test_every_pod_of_a_namespace_counts_for_its_tenant(mirror: Mirror) ->
             "b",
             cohort="prod",
             quotas=[{"accelerator": "h100", "nominalQuota": 4, "borrowingLimit": 2, "weight": 3}],
-            tokensPerMinute={"output": 600, "models": [{"model": "m", "output": 120}]},
+            tokensPerMinute={"output": 600, "total": 0, "models": [{"model": "m", "input": 60, "output": 120}]},
         ),
     )
     mirror.pods.replace(
@@ -85,8 +85,12 @@ async def test_every_pod_of_a_namespace_counts_for_its_tenant(mirror: Mirror) ->
             cohort="prod",
             quotas={"h100": Quota(4, 2, None, 3)},
             used_gpus={"h100": 7},
-            output_tokens_per_second=10.0,
-            model_output_tokens_per_second={"m": 2.0},
+            allowances=(
+                Allowance(Tokens.INPUT, 1.0, "m"),
+                Allowance(Tokens.OUTPUT, 2.0, "m"),
+                Allowance(Tokens.OUTPUT, 10.0),
+                Allowance(Tokens.TOTAL, 0.0),
+            ),
         ),
     )
     assert snapshot.nodes == {"h100": (Node("x", 4, 8, 2),)}

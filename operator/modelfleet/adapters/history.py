@@ -25,6 +25,9 @@ SAMPLES_PER_QUERY_SECONDS: Final = 3_600
 TOLERATED_STEPS: Final = 2
 """A sample may be this many steps after the one before, as where a scrape interval is as long as a step."""
 
+WANTED_METRIC: Final = "modelfleet_deployment_replicas_wanted"
+"""As the operator exports it (shell/telemetry)."""
+
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 # What Kubernetes draws a pod's hash and suffix from, and where it cuts the name that the suffix is put to.
 _RANDOM: Final = "bcdfghjklmnpqrstvwxz2456789"
@@ -170,18 +173,47 @@ class History:
         return dict(found)
 
     def _range(self, query: str, steps: Steps) -> Iterator[tuple[Mapping[str, str], Points]]:
-        for first in range(0, steps.count + 1, POINTS_PER_QUERY):
-            last = min(first + POINTS_PER_QUERY - 1, steps.count)
-            begins, ends = (datetime.fromtimestamp(steps.at(number), UTC) for number in (first, last))
-            with _refusals():
-                rows: list[dict[str, Any]] = self._connection.custom_query_range(
-                    query, begins, ends, f"{steps.seconds}s", timeout=QUERY_TIMEOUT_SECONDS
+        return _range(self._connection, query, steps)
+
+
+def replicas_wanted(url: str, steps: Steps) -> dict[Key, Points]:
+    """Return, by deployment, the replicas that the operator exported as wanted last in each step that has any.
+
+    Args:
+        url: Root URL of the server.
+        steps: When.
+
+    Raises:
+        HistoryError: If the server gives no answer, or has nothing of it.
+    """
+    with _refusals():
+        connection = PrometheusConnect(url=url.rstrip("/"), retry=Retry(total=1))
+    # A scrape that does not honor labels calls the operator's own namespace so, and the team's exported_namespace.
+    query = f"max by (namespace, exported_namespace, deployment) (last_over_time({WANTED_METRIC}[{steps.seconds}s]))"
+    found: dict[Key, dict[int, float]] = {}
+    for labels, points in _range(connection, query, steps):
+        namespace = labels.get("exported_namespace") or labels.get("namespace", "")
+        found.setdefault(Key(namespace, labels.get("deployment", "")), {}).update(points)
+    if not found:
+        raise NoHistory(
+            f"Prometheus has no {WANTED_METRIC} of that time; let it scrape /metrics of the operator, or change --since"
+        )
+    return dict(found)
+
+
+def _range(connection: PrometheusConnect, query: str, steps: Steps) -> Iterator[tuple[Mapping[str, str], Points]]:
+    for first in range(0, steps.count + 1, POINTS_PER_QUERY):
+        last = min(first + POINTS_PER_QUERY - 1, steps.count)
+        begins, ends = (datetime.fromtimestamp(steps.at(number), UTC) for number in (first, last))
+        with _refusals():
+            rows: list[dict[str, Any]] = connection.custom_query_range(
+                query, begins, ends, f"{steps.seconds}s", timeout=QUERY_TIMEOUT_SECONDS
+            )
+            for row in rows:
+                yield (
+                    row["metric"],
+                    {round((at - steps.begins_at) / steps.seconds): value for at, value in _numbers(row["values"])},
                 )
-                for row in rows:
-                    yield (
-                        row["metric"],
-                        {round((at - steps.begins_at) / steps.seconds): value for at, value in _numbers(row["values"])},
-                    )
 
 
 def pod_pattern(name: str) -> str:

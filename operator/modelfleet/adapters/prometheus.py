@@ -17,14 +17,14 @@ from urllib3.util.retry import Retry
 
 from modelfleet.adapters.counters import NO_TOKEN
 from modelfleet.adapters.exposition import PLAUSIBLE
-from modelfleet.adapters.source import Target, plausible_inter_token, plausible_throughput
+from modelfleet.adapters.source import Target, plausible_inter_token, plausible_prompts, plausible_throughput
 from modelfleet.api.engine import Engine
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS, Dialect, Metric
 
 QUERY_TIMEOUT_SECONDS = 5
-PodName = tuple[str, str]
-Vector = Mapping[PodName, float]
+Vector = Mapping[tuple[str, ...], float]
+"""Value by namespace and pod; where an answer holds several concepts, by these and the concept."""
 
 log = structlog.get_logger()
 
@@ -52,10 +52,14 @@ def queries(rate_window_seconds: int) -> dict[str, str]:
     def rate(concept: str) -> str:
         return f"sum by (namespace, pod) ({_any(concept, f'rate({{}}[{rate_window_seconds}s])')})"
 
+    def named(concept: str) -> str:
+        return f'label_replace({rate(concept)}, "concept", "{concept}", "", "")'
+
     return {
         "queued_requests": gauge("queued_requests", "sum"),
         "running_requests": gauge("running_requests", "sum"),
-        "output_tokens": rate("output_tokens"),
+        # Two concepts in one answer: the number of queries is bounded.
+        "tokens": f"{named('output_tokens')} or {named('prompt_tokens')}",
         "output_tokens_per_second": gauge("output_tokens_per_second", "sum"),
         "finished_requests": rate("finished_requests"),
         "kv_cache_utilization": gauge("kv_cache_utilization", "max"),
@@ -135,9 +139,12 @@ class Prometheus:
     def _query(self, query: str) -> Vector:
         self.queries_sent += 1
         rows: list[dict[str, Any]] = self._connection.custom_query(query, timeout=QUERY_TIMEOUT_SECONDS)
-        return {
-            (row["metric"].get("namespace", ""), row["metric"].get("pod", "")): float(row["value"][1]) for row in rows
-        }
+        return {_labels(row["metric"]): float(row["value"][1]) for row in rows}
+
+
+def _labels(metric: Mapping[str, str]) -> tuple[str, ...]:
+    pod = metric.get("namespace", ""), metric.get("pod", "")
+    return (*pod, metric["concept"]) if "concept" in metric else pod
 
 
 _UNKNOWN = PodSignals.missing("not asked yet")
@@ -154,13 +161,16 @@ def _signals(target: Target, vectors: Mapping[str, Vector]) -> PodSignals:
         )
 
     def read(concept: str) -> Reading:
-        return _reading(concept, dialect, vectors[concept].get(pod), sampled_at)
+        vector = vectors.get(concept)
+        value = vectors["tokens"].get((*pod, concept)) if vector is None else vector.get(pod)
+        return _reading(concept, dialect, value, sampled_at)
 
     live = read("output_tokens_per_second")
     return PodSignals(
         queued_requests=read("queued_requests"),
         running_requests=read("running_requests"),
         output_tokens_per_second=plausible_throughput(live if isinstance(live, Signal) else read("output_tokens")),
+        input_tokens_per_second=plausible_prompts(read("prompt_tokens")),
         finished_requests_per_second=read("finished_requests"),
         kv_cache_utilization=read("kv_cache_utilization"),
         inter_token_seconds=_inter_token(dialect, vectors["inter_token_seconds"].get(pod), sampled_at),

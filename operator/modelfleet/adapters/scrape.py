@@ -15,7 +15,7 @@ import aiohttp
 
 from modelfleet.adapters.counters import CounterWindow, InterTokenWindow
 from modelfleet.adapters.exposition import BadExposition, fold, read
-from modelfleet.adapters.source import Target, plausible_inter_token, plausible_throughput
+from modelfleet.adapters.source import Target, plausible_inter_token, plausible_prompts, plausible_throughput
 from modelfleet.api.engine import Engine
 from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 from modelfleet.engines.dialects import DIALECTS, Dialect, Metric
@@ -34,6 +34,7 @@ class _Pod:
     """What is kept of one pod between scrapes."""
 
     output_tokens: CounterWindow
+    input_tokens: CounterWindow
     finished_requests: CounterWindow
     inter_token: InterTokenWindow
     due_at: float = 0.0
@@ -119,7 +120,8 @@ class Scraper:
         pod = self._pods.get(target.uid)
         if pod is None:
             window = DIALECTS[target.engine].rate_window_seconds
-            pod = self._pods[target.uid] = _Pod(CounterWindow(window), CounterWindow(window), InterTokenWindow(window))
+            output, prompt, finished = (CounterWindow(window) for _ in range(3))
+            pod = self._pods[target.uid] = _Pod(output, prompt, finished, InterTokenWindow(window))
         return pod
 
     def _forget(self, targets: Sequence[Target]) -> None:
@@ -191,6 +193,7 @@ def _interpret(page: str, target: Target, pod: _Pod, *, at: float) -> PodSignals
         queued_requests=_gauge(samples, dialect.queued_requests, at),
         running_requests=_gauge(samples, dialect.running_requests, at),
         output_tokens_per_second=plausible_throughput(_output(samples, dialect, pod, at, life)),
+        input_tokens_per_second=plausible_prompts(_rate(samples, dialect.prompt_tokens, pod.input_tokens, at, life)),
         finished_requests_per_second=_rate(samples, dialect.finished_requests, pod.finished_requests, at, life),
         kv_cache_utilization=_gauge(samples, dialect.kv_cache_utilization, at),
         inter_token_seconds=plausible_inter_token(_inter_token(samples, dialect, pod, at, life)),

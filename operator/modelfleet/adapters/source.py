@@ -9,6 +9,8 @@ from modelfleet.decide.snapshot import Missing, PodSignals, Reading, Signal
 
 PLAUSIBLE_TOKENS_PER_SECOND = 1e6
 """Per pod. The fastest published single-node throughput is below a tenth of this."""
+PLAUSIBLE_INPUT_TOKENS_PER_SECOND = 1e8
+"""Per pod. What a prefix cache holds is not computed: a hundred times what can be generated."""
 PLAUSIBLE_INTER_TOKEN_SECONDS = 3600.0
 """No client waits an hour for the next token."""
 
@@ -17,6 +19,13 @@ def plausible_throughput(reading: Reading) -> Reading:
     """Return the reading, or why no pod can generate as much."""
     if isinstance(reading, Signal) and reading.value > PLAUSIBLE_TOKENS_PER_SECOND:
         return Missing(f"{reading.value:.3g} tokens/s is more than one pod can generate")
+    return reading
+
+
+def plausible_prompts(reading: Reading) -> Reading:
+    """Return the reading, or why no pod can read as much."""
+    if isinstance(reading, Signal) and reading.value > PLAUSIBLE_INPUT_TOKENS_PER_SECOND:
+        return Missing(f"{reading.value:.3g} prompt tokens/s is more than one pod can read")
     return reading
 
 

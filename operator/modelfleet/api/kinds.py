@@ -261,6 +261,11 @@ TENANT = Kind(
             message="lendingLimit must not be greater than nominalQuota; lower it, or raise nominalQuota",
             field_path=".lendingLimit",
         ),
+        Rule(
+            path="spec.tokensPerMinute.models.items",
+            rule="has(self.input) || has(self.output) || has(self.total)",
+            message="give one of input, output and total",
+        ),
     ),
 )
 

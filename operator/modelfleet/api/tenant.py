@@ -35,23 +35,36 @@ class ClassQuota(Model):
         return self
 
 
-class ModelAllowance(Model):
-    """The allowance of one served model."""
+class TokenLimits(Model):
+    """Load that may buy replicas, by what is counted; the tightest binds."""
+
+    input: TokensPerMinute | None = None
+    """Prompt tokens a minute. When absent: no limit."""
+    output: TokensPerMinute | None = None
+    """Generated tokens a minute. When absent: no limit."""
+    total: TokensPerMinute | None = None
+    """Prompt and generated tokens a minute, together. When absent: no limit."""
+
+
+class ModelAllowance(TokenLimits):
+    """The allowance of one served model, over all the tenant's deployments of it."""
 
     model: Annotated[
         str,
         StringConstraints(min_length=1, max_length=253, pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?$"),
     ]
     """The model as spec.model.name of a ModelDeployment has it."""
-    output: TokensPerMinute
-    """Generated tokens a minute that may buy replicas, over all the tenant's deployments of the model."""
+
+    @model_validator(mode="after")
+    def _limits_something(self) -> Self:
+        if self.input is None and self.output is None and self.total is None:
+            raise ValueError("give one of input, output and total")
+        return self
 
 
-class TokenAllowances(Model):
-    """Load that may buy replicas, in tokens a minute. Load beyond it is served by the replicas there are."""
+class TokenAllowances(TokenLimits):
+    """The tenant's allowance over all models, shared by their demand. Load beyond it is served by what there is."""
 
-    output: TokensPerMinute | None = None
-    """Generated tokens a minute over all models, shared among them by their demand. When absent: no limit."""
     models: Annotated[tuple[ModelAllowance, ...], Field(max_length=64)] = ()
     """Limits of single models."""
 

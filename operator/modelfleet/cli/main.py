@@ -12,6 +12,7 @@ from modelfleet.cli.report import report
 from modelfleet.cli.run import run
 from modelfleet.cli.simulate import simulate
 from modelfleet.cli.status import status
+from modelfleet.cli.whatif import whatif
 
 app = typer.Typer(name="modelfleet", no_args_is_help=True, pretty_exceptions_enable=False)
 
@@ -21,5 +22,19 @@ def modelfleet() -> None:
     """Turn a Kubernetes cluster's GPUs into a Model-as-a-Service."""
 
 
-for command in (explain, status, history, doctor, report, pause, resume, recommend, crds, presets, run, simulate):
+for command in (
+    explain,
+    status,
+    history,
+    doctor,
+    report,
+    pause,
+    resume,
+    recommend,
+    whatif,
+    simulate,
+    run,
+    crds,
+    presets,
+):
     app.command()(command)

@@ -119,13 +119,18 @@ def past(*, url: str, deployment: str | None, since: str, engine: str, now: floa
         url=url,
         deployment=deployment,
         since=since,
-        since_seconds=_seconds(since),
+        since_seconds=seconds_of(since),
         engine=Engine(engine),
         now=now,
     )
 
 
-def _seconds(since: str) -> int:
+def seconds_of(since: str) -> int:
+    """Return a length of time in seconds.
+
+    Raises:
+        BadInput: If it is none, or out of bounds.
+    """
     match = re.fullmatch(r"([0-9]{1,9})([mhdw])", since)
     if match is None:
         raise BadInput("--since", f"{since!r} is no length of time; give one like 30m, 12h, 7d or 2w")

@@ -1,75 +1,96 @@
 """Step 7, admit: a token allowance caps the load that may buy replicas."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from math import ceil
+from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
+from modelfleet.decide.snapshot import Allowance, Missing, Tokens
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
-    """What an allowance left of a load, in generated tokens per second.
+class Admission(NamedTuple):
+    """What the tightest allowance left of a load, in tokens per second as that allowance counts them.
 
     Attributes:
+        allowance: The one that bound it, for all that share it.
         demand: The deployment's own load.
-        allowance: The allowance that bound it, of the tenant or of the model, for all that share it.
         admitted: The part of the load that may buy replicas.
+        admitted_output: The same in generated tokens per second, which is what replicas are sized by.
     """
 
+    allowance: Allowance
     demand: float
-    allowance: float
     admitted: float
+    admitted_output: float
 
 
-@dataclass(frozen=True, slots=True)
-class Load:
-    """What one deployment of a tenant is asked for, in generated tokens per second."""
+class Uncounted(NamedTuple):
+    """An allowance counts tokens of a load that are unknown: no replica is added.
+
+    Attributes:
+        allowance: The allowance that counts them.
+        why: Why they are unknown.
+    """
+
+    allowance: Allowance
+    why: str
+
+
+class Load(NamedTuple):
+    """What one deployment of a tenant is asked for.
+
+    Attributes:
+        model: Its spec.model.name.
+        output: Generated tokens per second.
+        input_per_output: Prompt tokens that come with one generated token, or why that is unknown.
+    """
 
     model: str
-    tokens_per_second: float
+    output: float
+    input_per_output: float | Missing = 0.0
+
+    def per_output(self, counts: Tokens) -> float | Missing:
+        """Return the tokens that an allowance counts for one generated token."""
+        if counts is Tokens.OUTPUT or isinstance(self.input_per_output, Missing):
+            return 1.0 if counts is Tokens.OUTPUT else self.input_per_output
+        return self.input_per_output + (1.0 if counts is Tokens.TOTAL else 0.0)
 
 
-def share_allowance(
-    loads: Mapping[Key, Load],
-    *,
-    tenant_tokens_per_second: float | None,
-    model_tokens_per_second: Mapping[str, float],
-) -> dict[Key, Admission]:
+def share_allowances(
+    loads: Mapping[Key, Load], allowances: Iterable[Allowance]
+) -> tuple[dict[Key, Admission], dict[Key, Uncounted]]:
     """Share a tenant's allowances among its deployments by their load.
 
     Each allowance is filled like water: a deployment gets all of its load or as much as any other gets. So one
-    that grows beyond the allowance takes nothing from those that ask for less. Allowances of models come first.
+    that grows beyond the allowance takes nothing from those that ask for less. They are filled in their order, each
+    with what those before it left.
 
     Returns:
-        Those that are admitted less than their load; all others are not bound.
+        Those that are admitted less than their load, and those of which an allowance counts what is unknown, which
+        take no part in it. All others are not bound.
     """
+    admitted = {key: load.output for key, load in loads.items()}
     admissions: dict[Key, Admission] = {}
-    admitted = {key: load.tokens_per_second for key, load in loads.items()}
-    for model, allowance in model_tokens_per_second.items():
-        _share(admitted, [key for key, load in loads.items() if load.model == model], allowance, loads, admissions)
-    if tenant_tokens_per_second is not None:
-        _share(admitted, list(loads), tenant_tokens_per_second, loads, admissions)
-    return admissions
-
-
-def _share(
-    admitted: dict[Key, float],
-    keys: list[Key],
-    allowance: float,
-    loads: Mapping[Key, Load],
-    admissions: dict[Key, Admission],
-) -> None:
-    """Lower what is admitted of the keys so that together they stay within the allowance."""
-    left = allowance
-    keys = sorted(keys, key=lambda key: (admitted[key], key))
-    for number, key in enumerate(keys):
-        level = left / (len(keys) - number)
-        if admitted[key] > level:
-            admitted[key] = level
-            admissions[key] = Admission(loads[key].tokens_per_second, allowance, level)
-        left -= admitted[key]
+    uncounted: dict[Key, Uncounted] = {}
+    for allowance in allowances:
+        shares: list[tuple[float, Key, float]] = []
+        for key, load in loads.items():
+            if allowance.model not in ("", load.model):
+                continue
+            each = load.per_output(allowance.counts)
+            if isinstance(each, Missing):
+                uncounted.setdefault(key, Uncounted(allowance, each.why))
+            else:
+                shares.append((admitted[key] * each, key, each))
+        left = allowance.per_second
+        for number, (tokens, key, each) in enumerate(sorted(shares)):
+            level = left / (len(shares) - number)
+            if tokens > level:
+                tokens, admitted[key] = level, level / each  # noqa: PLW2901 - what is left of it
+                admissions[key] = Admission(allowance, loads[key].output * each, level, admitted[key])
+            left -= tokens
+    return admissions, uncounted
 
 
 def admit(
@@ -78,17 +99,19 @@ def admit(
     allowance_tokens_per_second: float | None,
     target_tokens_per_second: float | None,
     floor: int,
+    current: int,
 ) -> tuple[int, Limit]:
     """Return at most the replicas that the allowed load needs.
 
     Args:
         count: Replicas after bounds.
-        allowance_tokens_per_second: Generated tokens/s that may buy replicas; None means no cap.
-        target_tokens_per_second: What one replica should carry; None when unknown, and then tokens
-            cannot be turned into replicas and the cap does not apply.
+        allowance_tokens_per_second: Generated tokens/s that may buy replicas; None means that they are unknown.
+        target_tokens_per_second: What one replica should carry; None when unknown.
         floor: minReplicas: replicas that are bought by the spec, not by load.
+        current: Replicas asked for before: they stay where tokens cannot be turned into replicas, and none is added.
     """
     if allowance_tokens_per_second is None or target_tokens_per_second is None:
-        return count, Limit.NONE
-    allowed = max(floor, ceil(allowance_tokens_per_second / target_tokens_per_second))
+        allowed = max(floor, current)
+    else:
+        allowed = max(floor, ceil(allowance_tokens_per_second / target_tokens_per_second))
     return (allowed, Limit.TOKEN_ALLOWANCE) if allowed < count else (count, Limit.NONE)

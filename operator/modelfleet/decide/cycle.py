@@ -13,7 +13,7 @@ from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import Mode, ModelDeploymentSpec, longest_grace_seconds
 from modelfleet.decide import stabilize as damping
-from modelfleet.decide.admit import Admission, Load, admit, share_allowance
+from modelfleet.decide.admit import Admission, Load, Uncounted, admit, share_allowances
 from modelfleet.decide.allocate import Ask, Replica
 from modelfleet.decide.bounds import InForce, bounds, in_force, one_way
 from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
@@ -22,6 +22,8 @@ from modelfleet.decide.forecast import (
     MIN_GROWTH_SPAN_SECONDS,
     forecast,
     growth_per_second,
+    input_per_output,
+    learn_token_mix,
     learn_tokens_per_request,
     remember_queue,
 )
@@ -39,9 +41,10 @@ _REPLICAS, _STABILIZE, _BOUNDS = StepName.REPLICAS, StepName.STABILIZE, StepName
 _ADMIT, _ALLOCATE, _MODE = StepName.ADMIT, StepName.ALLOCATE, StepName.MODE
 
 HOLD_OFF_SECONDS = 60.0
-"""After giving back what it had borrowed, a tenant borrows nothing of that class for so long: a lender whose load
-comes and goes costs its borrowers one drain a minute at most. What gave a place to a higher priority does not grow
-for as long, nor before its pods are gone: it would take the place that it gives."""
+"""After what it had borrowed has drained, a tenant borrows nothing of that class for so long: a lender whose load comes
+and goes costs its borrowers one drain a minute at most. What gave a place to a higher priority does not grow for as
+long, nor before its pods are gone: it would take the place that it gives."""
+ASSUMED = Missing("its demand is given, not seen", fault=False)
 
 
 def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
@@ -88,7 +91,7 @@ class _Draft(NamedTuple):
     steps: tuple[Step, ...]
     facts: Facts | Missing
     in_force: InForce | None = None
-    admission: Admission | None = None
+    admission: Admission | Uncounted | None = None
 
 
 def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) -> _Draft:
@@ -115,26 +118,23 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
             facts=Missing(why, fault=False),
             in_force=limits,
         )
-    seen = demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds)
     facts: Facts | Missing
-    if isinstance(seen, Missing):
+    if observed.assumed is not None:
+        facts, wanted = ASSUMED, observed.assumed.replicas
+        memory, damped, limit = _damp(memory, spec, wanted, current, now)
+        steps: tuple[Step, ...] = (Step(StepName.REPLICAS, wanted), Step(StepName.STABILIZE, damped, limit))
+    elif isinstance(seen := demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds), Missing):
         memory, damped, steps = _hold(memory, spec, current, now)
-        facts, wanted, target = seen, current, None
+        facts, wanted = seen, current
     else:
-        memory, damped, steps, known = _recommend(
+        memory, damped, steps, facts = _recommend(
             seen, observed, spec, limits, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
         )
-        facts, wanted, target = known, known.wanted.replicas, known.capacity.target_tokens_per_second
+        wanted = facts.wanted.replicas
     bounded, bound = bounds(damped, limits)
-    admitted, cap = admit(
-        bounded,
-        allowance_tokens_per_second=observed.allowance_output_tokens_per_second,
-        target_tokens_per_second=target,
-        floor=limits.min_replicas,
-    )
-    steps = (*steps, Step(_BOUNDS, bounded, bound), Step(_ADMIT, admitted, cap))
+    steps = (*steps, Step(_BOUNDS, bounded, bound), Step(_ADMIT, bounded))
     hands_off = _hands_off(observed, limits)
-    return _Draft(observed, spec, hands_off, memory, current, wanted, admitted, steps, facts, in_force=limits)
+    return _Draft(observed, spec, hands_off, memory, current, wanted, bounded, steps, facts, in_force=limits)
 
 
 def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -> tuple[Memory, int, tuple[Step, ...]]:
@@ -186,6 +186,7 @@ def _recommend(
     )
     queue = remember_queue(memory.queue, seen, now=now)
     tokens_per_request = learn_tokens_per_request(memory.tokens_per_request, seen)
+    token_mix = learn_token_mix(memory.token_mix, seen, elapsed_seconds=elapsed_seconds)
     supply: Capacity = capacity(
         spec_target=scaling.targets.output_tokens_per_second,
         measured=measured,
@@ -235,22 +236,41 @@ def _recommend(
         queue_falls=growth < 0,
         tolerance=behavior.tolerance_percent / 100,
     )
+    memory, damped, limit = _damp(memory, spec, wanted.replicas, current, now)
+    memory = memory._replace(
+        queue=queue,
+        measured=measured,
+        pace=pace,
+        lookback=lookback,
+        tokens_per_request=tokens_per_request,
+        token_mix=token_mix,
+    )
+    steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
+    mixed = input_per_output(token_mix, seen)
+    return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted, mixed)
+
+
+def _damp(
+    memory: Memory, spec: ModelDeploymentSpec, wanted: int, current: int, now: float
+) -> tuple[Memory, int, Limit]:
+    """Remember what is wanted, and keep to the windows and rates."""
+    behavior = spec.scaling.behavior
     highest = damping.remember(
         memory.highest,
-        wanted.replicas,
+        wanted,
         now=now,
         seconds=behavior.scale_down.stabilization_window_seconds,
         keep_highest=True,
     )
     lowest = damping.remember(
         memory.lowest,
-        wanted.replicas,
+        wanted,
         now=now,
         seconds=behavior.scale_up.stabilization_window_seconds,
         keep_highest=False,
     )
     damped, limit = damping.stabilize(
-        wanted.replicas,
+        wanted,
         current=current,
         highest=highest,
         lowest=lowest,
@@ -259,17 +279,7 @@ def _recommend(
         deciding_since=memory.since,
         now=now,
     )
-    memory = memory._replace(
-        highest=highest,
-        lowest=lowest,
-        queue=queue,
-        measured=measured,
-        pace=pace,
-        lookback=lookback,
-        tokens_per_request=tokens_per_request,
-    )
-    steps = (Step(_REPLICAS, wanted.replicas), Step(_STABILIZE, damped, limit))
-    return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted)
+    return memory._replace(highest=highest, lowest=lowest), damped, limit
 
 
 def _go_one_way(draft: _Draft) -> _Draft:
@@ -284,34 +294,59 @@ def _go_one_way(draft: _Draft) -> _Draft:
 
 def _admit_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> list[_Draft]:
     """Share each tenant's token allowances among its deployments; a load that is unknown takes no part."""
+    if not any(tenant.allowances for tenant in snapshot.tenants):
+        return drafts
     loads: dict[str, dict[Key, Load]] = {}
     for draft in drafts:
         tenant = tenants.get(draft.observed.key.namespace)
-        if tenant is not None and draft.spec is not None and isinstance(draft.facts, Facts):
-            load = Load(draft.spec.model.name, max(0.0, draft.facts.load.tokens_per_second))
+        if tenant is not None and tenant.allowances and (load := _load(draft)) is not None:
             loads.setdefault(tenant.name, {})[draft.observed.key] = load
     admissions: dict[Key, Admission] = {}
+    uncounted: dict[Key, Uncounted] = {}
     for tenant in snapshot.tenants:
-        if tenant.output_tokens_per_second is not None or tenant.model_output_tokens_per_second:
-            admissions |= share_allowance(
-                loads.get(tenant.name, {}),
-                tenant_tokens_per_second=tenant.output_tokens_per_second,
-                model_tokens_per_second=tenant.model_output_tokens_per_second,
-            )
+        if tenant.name in loads:
+            bound, unknown = share_allowances(loads[tenant.name], tenant.allowances)
+            admissions |= bound
+            uncounted |= unknown
     return [
-        _admit_less(draft, admissions[draft.observed.key]) if draft.observed.key in admissions else draft
+        _admit_less(_admit_less(draft, admissions.get(draft.observed.key)), uncounted.get(draft.observed.key))
         for draft in drafts
     ]
 
 
-def _admit_less(draft: _Draft, admission: Admission) -> _Draft:
-    assert draft.in_force is not None and isinstance(draft.facts, Facts)  # noqa: S101 - only these were shared among
+def _load(draft: _Draft) -> Load | None:
+    """Return the load that allowances are shared by; None where it is unknown."""
+    if draft.spec is None:
+        return None
+    assumed, facts = draft.observed.assumed, draft.facts
+    if assumed is not None:
+        output = assumed.output_tokens_per_second
+        return None if output is None else Load(draft.spec.model.name, output, assumed.input_per_output)
+    if isinstance(facts, Missing):
+        return None
+    return Load(draft.spec.model.name, max(0.0, facts.load.tokens_per_second), facts.input_per_output)
+
+
+def _target(draft: _Draft) -> float | None:
+    """Return what one replica should carry, in generated tokens per second; None where it is unknown."""
+    if draft.observed.assumed is not None:
+        return draft.observed.assumed.target_tokens_per_second
+    return draft.facts.capacity.target_tokens_per_second if isinstance(draft.facts, Facts) else None
+
+
+def _admit_less(draft: _Draft, admission: Admission | Uncounted | None) -> _Draft:
+    if admission is None:
+        return draft
+    assert draft.in_force is not None  # noqa: S101 - only these were shared among
     admitted, cap = admit(
         draft.asked,
-        allowance_tokens_per_second=admission.admitted,
-        target_tokens_per_second=draft.facts.capacity.target_tokens_per_second,
+        allowance_tokens_per_second=admission.admitted_output if isinstance(admission, Admission) else None,
+        target_tokens_per_second=_target(draft),
         floor=draft.in_force.min_replicas,
+        current=draft.current,
     )
+    if draft.admission is not None and not cap:
+        return draft
     step = Step(StepName.ADMIT, admitted, cap or draft.steps[-1].limited_by)
     return draft._replace(asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
 
@@ -498,6 +533,8 @@ def _ask(
 def _may_shrink(draft: _Draft) -> bool:
     if draft.in_force is None or draft.in_force.mode is Mode.PAUSED_SCALE_IN:
         return False
+    if draft.observed.assumed is not None:
+        return True
     return not isinstance(draft.facts, Missing) and draft.facts.complete
 
 
@@ -566,6 +603,14 @@ def _close(
     told = tuple(pod for reclaim in reclaims for pod in reclaim.pods) if reclaims else ()
     if told or memory.leaving:
         memory = _note_leaving(memory, observed, reclaims, now)
+    gave_back_at = memory.gave_back_at
+    if (
+        gave_back_at is not None
+        and now - gave_back_at < HOLD_OFF_SECONDS
+        and any(pod.terminating and pod.node for pod in observed.pods)
+    ):
+        # Until it drained nobody has it, and who gave it would be the first to borrow it again.
+        memory = memory._replace(gave_back_at=now)
     change = desired - current
     memory = memory._replace(
         desired=desired,

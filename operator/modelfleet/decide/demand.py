@@ -44,6 +44,7 @@ class Demand(NamedTuple):
     running_requests: Total
     output_tokens_per_second: Total
     finished_requests_per_second: Total
+    input_tokens_per_second: Total
     complete: bool
     missing: str
 
@@ -78,6 +79,7 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
         running,
         output,
         finished,
+        _total([each.input_tokens_per_second for each in signals], ready, now, oldest),
         complete=queued.known == running.known == output.known == len(ready),
         missing=queued.missing or running.missing or output.missing,
     )

@@ -19,6 +19,7 @@ from modelfleet.api.modeldeployment import (
     SignalStatus,
     StepStatus,
 )
+from modelfleet.decide.admit import Admission, Uncounted
 from modelfleet.decide.bounds import InForce
 from modelfleet.decide.capacity import MIN_MEASURED_SECONDS, TARGET_UTILIZATION, CapacitySource
 from modelfleet.decide.cycle import HOLD_OFF_SECONDS
@@ -28,13 +29,17 @@ from modelfleet.decide.lookback import BUCKET_SECONDS
 from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.shares import Reclaim
-from modelfleet.decide.snapshot import Missing, Observed
+from modelfleet.decide.snapshot import Missing, Observed, Tokens
 
 Truth = Literal["True", "False", "Unknown"]
 MOST = 2**31 - 1
 """What a Count holds; an engine may report anything."""
 RECENT = 20
 """Changes that a status remembers: about 3 KB."""
+DEMAND_SIGNAL = "demandTokensPerSecond"
+"""Generated tokens per second that the replicas are sized for; allowances are shared by it."""
+MIX_SIGNAL = "inputTokensPerOutputToken"
+TARGET_SIGNAL = "targetOutputTokensPerSecondPerReplica"
 REPORTED_LIMITS = frozenset(
     {
         Limit.MIN_REPLICAS,
@@ -402,9 +407,10 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
                 else "load: nothing is running, and minReplicas keeps what there is"
             )
         case Limit.CAPACITY:
+            short = max(decision.wanted, scaling.min_replicas) - decision.desired
             return (
                 f"{spec.gpus_per_replica} free GPUs of class {spec.accelerator} on one node for each of "
-                f"{max(0, decision.wanted - decision.desired)} more replicas: add nodes, or free GPUs"
+                f"{short} more replicas: add nodes, or free GPUs"
             )
         case Limit.TENANT_QUOTA:
             return (
@@ -450,7 +456,7 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
         case Limit.FOREIGN_AUTOSCALER:
             return f"delete the autoscaler {observed.foreign_autoscaler}, or set spec.scaling.mode to Paused"
         case Limit.TOKEN_ALLOWANCE:
-            return "a larger token allowance for the tenant"
+            return _admissible(decision)
         case Limit.INVALID | Limit.NONE | Limit.SCHEDULE:
             return ""
 
@@ -462,6 +468,25 @@ def _outside_schedule(decision: Decision, limits: InForce) -> str:
     return (
         f"the end of schedule {name}{ends}; or {'raise' if few else 'lower'} {field} of {name} in "
         f"spec.scaling.schedules to {decision.wanted}"
+    )
+
+
+def _admissible(decision: Decision) -> str:
+    """Name the allowance that binds, or why what it counts is unknown."""
+    admission = decision.admission
+    if admission is None:
+        return "a larger token allowance for the tenant"
+    allowance = admission.allowance
+    of_model = f".models[{allowance.model}]" if allowance.model else ""
+    field = f"spec.tokensPerMinute{of_model}.{allowance.counts}"
+    if isinstance(admission, Uncounted):
+        return (
+            f"known {'input' if allowance.counts is not Tokens.OUTPUT else 'output'} tokens, which {field} of the "
+            f"Tenant counts: no replica is added until then ({admission.why})"
+        )
+    return (
+        f"a larger {field} in the Tenant (now {60 * allowance.per_second:.0f} for all that share it): it admits "
+        f"{60 * admission.admitted:.0f} of {60 * admission.demand:.0f} tokens a minute"
     )
 
 
@@ -660,11 +685,7 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
             least, most = (f" of schedule {name}" if name else "" for name in (limits.min_of, limits.max_of))
             return f"minReplicas {limits.min_replicas}{least}, maxReplicas {limits.max_replicas}{most}"
         case StepName.ADMIT if decision.admission is not None:
-            admission = decision.admission
-            return (
-                f"demand {admission.demand:.0f} tok/s, allowance {admission.allowance:.0f}, "
-                f"admitted {admission.admitted:.0f}"
-            )
+            return _admission(decision.admission)
         case StepName.ALLOCATE if decision.reclaims:
             return "; ".join(
                 f"{reclaim.gpus} GPUs to {reclaim.preemptor or reclaim.taker}: {', '.join(reclaim.pods)}"
@@ -676,6 +697,17 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
             return unblock_mode(step.limited_by, observed, decision)
         case _:
             return ""
+
+
+def _admission(admission: Admission | Uncounted) -> str:
+    allowance = admission.allowance
+    name = f"{allowance.counts} tokens" + (f" of {allowance.model}" if allowance.model else "")
+    if isinstance(admission, Uncounted):
+        return f"{name}: demand unknown, allowance {allowance.per_second:.0f} tok/s, none added: {admission.why}"
+    return (
+        f"{name}: demand {admission.demand:.0f} tok/s, allowance {allowance.per_second:.0f}, "
+        f"admitted {admission.admitted:.0f}"
+    )
 
 
 def unblock_mode(limit: Limit, observed: Observed, decision: Decision) -> str:
@@ -734,16 +766,24 @@ def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:
         _signal("queuedRequests", demand.queued_requests, now),
         _signal("runningRequests", demand.running_requests, now),
         _signal("outputTokensPerSecond", demand.output_tokens_per_second, now),
+        _signal("inputTokensPerSecond", demand.input_tokens_per_second, now),
+        *_admissible_demand(facts),
         *_pace(facts),
         SignalStatus(name="startSeconds", value=f"{capacity.start_seconds:.0f}"),
-        SignalStatus(name="targetOutputTokensPerSecondPerReplica", value=f"{target:.0f}")
+        SignalStatus(name=TARGET_SIGNAL, value=f"{target:.0f}")
         if target is not None
         else SignalStatus(
-            name="targetOutputTokensPerSecondPerReplica",
+            name=TARGET_SIGNAL,
             missing="no target in the spec, no prior in the runtime, no saturation seen yet",
         ),
         SignalStatus(name="targetSource", value=_SOURCES[capacity.source]),
     )
+
+
+def _admissible_demand(facts: Facts) -> tuple[SignalStatus, ...]:
+    demand = SignalStatus(name=DEMAND_SIGNAL, value=f"{max(0.0, facts.load.tokens_per_second):.1f}")
+    mixed = facts.input_per_output
+    return (demand,) if isinstance(mixed, Missing) else (demand, SignalStatus(name=MIX_SIGNAL, value=f"{mixed:.4g}"))
 
 
 def _learned(decision: Decision, memory: Memory) -> LearnedStatus | None:

@@ -8,7 +8,8 @@ per second, so that one number says what is needed.
 from typing import NamedTuple
 
 from modelfleet.decide.demand import Demand
-from modelfleet.decide.history import QueueSample
+from modelfleet.decide.history import QueueSample, TokenMix
+from modelfleet.decide.snapshot import Missing
 
 GROWTH_WINDOW_SECONDS = 10.0
 """Span over which queue growth is taken: long enough to see through one batch's admission."""
@@ -17,6 +18,9 @@ MIN_GROWTH_SPAN_SECONDS = 3.0
 
 MAX_TOKENS_PER_REQUEST = 131_072.0
 """The longest context in common use. A larger ratio is a burst's edge, or an engine that does not tell the truth."""
+
+MIX_SECONDS = 300.0
+"""Prompts come in one piece and their answers over many seconds: a mean over minutes sees both of a request."""
 
 
 class Load(NamedTuple):
@@ -107,3 +111,24 @@ def learn_tokens_per_request(known: float | None, demand: Demand) -> float | Non
         return known
     seen = min(output.value / finished.value, MAX_TOKENS_PER_REQUEST)
     return seen if known is None else known + 0.1 * (seen - known)
+
+
+def learn_token_mix(known: TokenMix, demand: Demand, *, elapsed_seconds: float) -> TokenMix:
+    """Add the tokens since the last decision; earlier ones fade while new ones come, and stay while none do."""
+    prompt, output = demand.input_tokens_per_second, demand.output_tokens_per_second
+    if prompt.known < demand.ready or output.known < demand.ready or not prompt.value + output.value:
+        return known
+    # The first decision of all has no time before it: its rates are of a second at least.
+    seconds = elapsed_seconds or 1.0
+    kept = 1.0 - seconds / MIX_SECONDS if seconds < MIX_SECONDS else 0.0
+    return TokenMix(kept * known.input + prompt.value * seconds, kept * known.output + output.value * seconds)
+
+
+def input_per_output(mix: TokenMix, demand: Demand) -> float | Missing:
+    """Return the prompt tokens that come with one generated token, or why that is unknown."""
+    prompt = demand.input_tokens_per_second
+    if prompt.known == 0 and prompt.missing:
+        return Missing(prompt.missing)
+    if not mix.output:
+        return Missing("no token was generated since the operator began to watch", fault=False)
+    return mix.input / mix.output

@@ -45,6 +45,13 @@ class Measured(NamedTuple):
     saturated_since: float | None = None
 
 
+class TokenMix(NamedTuple):
+    """Prompt and generated tokens of the last minutes, for how many come with one another."""
+
+    input: float = 0.0
+    output: float = 0.0
+
+
 class Memory(NamedTuple):
     """What one ModelDeployment's next decision needs of its earlier ones.
 
@@ -60,12 +67,13 @@ class Memory(NamedTuple):
         pace: What a replica's steps cost.
         lookback: The load of the past, and what each forecast of it would have cost.
         tokens_per_request: Generated tokens of an average request; None until one finished.
+        token_mix: Its prompt and generated tokens.
         start_seconds: Created-to-ready times of the last starts, oldest first.
         ready_pods: UIDs of pods whose start is already counted.
         last_decided_at: When the last decision was made.
         last_scaled_at: When the replica count was last changed.
         leaving: Names of pods that were told to go for somebody else and may still be there.
-        gave_back_at: When it last gave back what it had borrowed.
+        gave_back_at: When it last gave back what it had borrowed; while that drains, the last decision.
         yielded_at: When it last gave a place to a higher priority of its own tenant.
         in_force: Bounds and mode of the last decision; None before the first one and without a spec.
     """
@@ -81,6 +89,7 @@ class Memory(NamedTuple):
     pace: Pace = NO_PACE
     lookback: Lookback = NO_PAST
     tokens_per_request: float | None = None
+    token_mix: TokenMix = TokenMix()
     start_seconds: tuple[float, ...] = ()
     ready_pods: frozenset[str] = frozenset()
     last_decided_at: float | None = None

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
-from modelfleet.decide.admit import Admission
+from modelfleet.decide.admit import Admission, Uncounted
 from modelfleet.decide.bounds import InForce
 from modelfleet.decide.capacity import Capacity
 from modelfleet.decide.demand import Demand
@@ -44,6 +44,7 @@ class Facts(NamedTuple):
 
     Attributes:
         complete: Whether every ready pod told all of it; else the sums are lower bounds and nothing shrinks.
+        input_per_output: Prompt tokens that come with one generated token, or why that is unknown.
     """
 
     demand: Demand
@@ -54,6 +55,7 @@ class Facts(NamedTuple):
     need: Need
     lookback: Lookback
     wanted: Wanted
+    input_per_output: float | Missing
 
     @property
     def missing(self) -> str:
@@ -72,7 +74,8 @@ class Decision(NamedTuple):
         steps: Counts after each step.
         facts: What wanted was computed from; Missing when the load is unknown.
         granted: Replicas after the allocation, before the mode: what Auto would ask for.
-        admission: What the tenant's token allowance left of its load; None where no allowance binds it.
+        admission: What the tenant's token allowance left of its load, or that it is not to be counted; None where no
+            allowance binds it.
         waits: Tenants that give back the GPUs it waits for.
         reclaims: What it gives up itself, and for whom.
         in_force: Bounds and mode that it obeyed; None without a spec.
@@ -86,7 +89,7 @@ class Decision(NamedTuple):
     limited_by: Limit
     steps: tuple[Step, ...]
     facts: Facts | Missing
-    admission: Admission | None = None
+    admission: Admission | Uncounted | None = None
     waits: tuple[Wait, ...] = ()
     reclaims: tuple[Reclaim, ...] = ()
     in_force: InForce | None = None

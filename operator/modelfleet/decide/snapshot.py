@@ -5,6 +5,8 @@ All times are seconds since the epoch; all rates are per second.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import NamedTuple
 
 from modelfleet.api.conditions import Reason
 from modelfleet.api.meta import Key
@@ -48,6 +50,7 @@ class PodSignals:
             by requests where the engine tells no more (TGI, trtllm-serve). A decision can do without it: it never
             makes the signals of a deployment incomplete, and where the engine does not report it, or no token
             came, it is missing without fault.
+        input_tokens_per_second: Prompt tokens per second over the same window. Only a token allowance asks for it.
     """
 
     queued_requests: Reading
@@ -56,6 +59,7 @@ class PodSignals:
     finished_requests_per_second: Reading
     kv_cache_utilization: Reading
     inter_token_seconds: Reading = Missing("not measured", fault=False)
+    input_tokens_per_second: Reading = Missing("not measured")
 
     @classmethod
     def missing(cls, why: str) -> "PodSignals":
@@ -68,6 +72,7 @@ class PodSignals:
             finished_requests_per_second=gone,
             kv_cache_utilization=gone,
             inter_token_seconds=gone,
+            input_tokens_per_second=gone,
         )
 
 
@@ -129,6 +134,23 @@ class Learned:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Assumed:
+    """What a deployment is taken to be asked for, where that is not seen but given: a status' or a record's word.
+
+    Attributes:
+        replicas: What its load calls for.
+        output_tokens_per_second: That load; None when unknown, and then it takes no part in a token allowance.
+        input_per_output: Prompt tokens that come with one generated token, or why that is unknown.
+        target_tokens_per_second: What one replica should carry; None when unknown.
+    """
+
+    replicas: int
+    output_tokens_per_second: float | None = None
+    input_per_output: float | Missing = Missing("not in the record")
+    target_tokens_per_second: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Observed:
     """One ModelDeployment with everything that belongs to it.
 
@@ -140,7 +162,7 @@ class Observed:
         measured_output_tokens_per_second: What its status says that one replica was measured to sustain.
         learned: What its status says that was learned about its load.
         foreign_autoscaler: namespace/name of an autoscaler that targets the same replicas.
-        allowance_output_tokens_per_second: Cap on the load that may buy replicas; None when unlimited.
+        assumed: Stands for the demand that its pods' signals would show; None where they are asked.
     """
 
     key: Key
@@ -156,7 +178,7 @@ class Observed:
     measured_output_tokens_per_second: float | None = None
     learned: Learned | None = None
     foreign_autoscaler: str = ""
-    allowance_output_tokens_per_second: float | None = None
+    assumed: Assumed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,6 +210,28 @@ class Quota:
     weight: int = 1
 
 
+class Tokens(StrEnum):
+    """What a token allowance counts."""
+
+    INPUT = "input"
+    OUTPUT = "output"
+    TOTAL = "total"
+
+
+class Allowance(NamedTuple):
+    """Load of a tenant that may buy replicas.
+
+    Attributes:
+        counts: Which tokens.
+        per_second: How many.
+        model: The spec.model.name whose deployments share it; empty for all of the tenant's.
+    """
+
+    counts: Tokens
+    per_second: float
+    model: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tenant:
     """A tenant as its administrators bound it, and what its namespaces hold.
@@ -198,8 +242,7 @@ class Tenant:
         quotas: By accelerator class; a class that is not there is closed to it.
         used_gpus: By accelerator class, GPUs that pods of its namespaces hold on nodes, whoever made them,
             terminating ones and those on cordoned nodes included.
-        output_tokens_per_second: Load that may buy replicas; None when unlimited.
-        model_output_tokens_per_second: The same of single models, by spec.model.name.
+        allowances: Load that may buy replicas, those of single models first; none is no limit.
         fault: Why its spec cannot be read. It then has what it holds, of every class, and no more.
     """
 
@@ -208,8 +251,7 @@ class Tenant:
     cohort: str = ""
     quotas: Mapping[str, Quota] = field(default_factory=dict)
     used_gpus: Mapping[str, int] = field(default_factory=dict)
-    output_tokens_per_second: float | None = None
-    model_output_tokens_per_second: Mapping[str, float] = field(default_factory=dict)
+    allowances: tuple[Allowance, ...] = ()
     fault: Fault | None = None
 
 

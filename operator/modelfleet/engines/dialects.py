@@ -34,6 +34,7 @@ class Dialect:
 
     Attributes:
         output_tokens: Counter of generated tokens.
+        prompt_tokens: Counter of prompt tokens; those that the prefix cache held too, but for llama.cpp.
         output_tokens_per_second: Live gauge of the same; preferred where counters move at request end.
         inter_token_seconds_sum: Counter of the seconds between two tokens of a sequence; a histogram's sum.
         inter_token_seconds_count: Counter of those intervals; the same histogram's count.
@@ -59,11 +60,12 @@ class Dialect:
     drains_on_sigterm: bool = True
 
     def names(self) -> tuple[str, ...]:
-        """Return every metric name that a decision reads; prompt tokens are none of them yet."""
+        """Return every metric name that a decision reads."""
         metrics = (
             self.queued_requests,
             self.running_requests,
             self.output_tokens,
+            self.prompt_tokens,
             self.finished_requests,
             self.kv_cache_utilization,
             self.output_tokens_per_second,

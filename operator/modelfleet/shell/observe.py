@@ -7,9 +7,9 @@ from modelfleet.api.conditions import Reason
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
-from modelfleet.api.tenant import TenantSpec
+from modelfleet.api.tenant import TenantSpec, TokenAllowances, TokenLimits
 from modelfleet.decide.faults import find_fault
-from modelfleet.decide.snapshot import Child, Fault, Observed, Pod, Quota, Snapshot, Tenant
+from modelfleet.decide.snapshot import Allowance, Child, Fault, Observed, Pod, Quota, Snapshot, Tenant, Tokens
 from modelfleet.engines.dialects import DIALECTS
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.records import DeploymentRecord, PodRecord, QuotaRecord, TenantRecord
@@ -124,7 +124,6 @@ def _tenant(
     if isinstance(spec, Fault):
         kept = {accelerator: Quota(gpus, 0, 0) for accelerator, gpus in used.items()}
         return Tenant(name=name, namespaces=namespaces, quotas=kept, used_gpus=used, fault=spec)
-    allowances = spec.tokens_per_minute
     return Tenant(
         name=name,
         namespaces=namespaces,
@@ -140,12 +139,18 @@ def _tenant(
             for quota in (spec.quotas if namespaces else ())
         },
         used_gpus=used,
-        output_tokens_per_second=allowances.output / 60
-        if allowances is not None and allowances.output is not None
-        else None,
-        model_output_tokens_per_second={each.model: each.output / 60 for each in allowances.models}
-        if allowances is not None
-        else {},
+        allowances=_allowances(spec.tokens_per_minute) if spec.tokens_per_minute is not None else (),
+    )
+
+
+def _allowances(given: TokenAllowances) -> tuple[Allowance, ...]:
+    """Return the allowances, those of models first: what a model may not have, others of the tenant may."""
+    groups: tuple[tuple[str, TokenLimits], ...] = (*((each.model, each) for each in given.models), ("", given))
+    return tuple(
+        Allowance(counts, limit / 60, model)
+        for model, limits in groups
+        for counts in Tokens
+        if (limit := getattr(limits, counts)) is not None
     )
 
 

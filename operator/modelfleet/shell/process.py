@@ -8,15 +8,16 @@ from typing import Self
 import kopf
 import structlog
 
-from modelfleet.adapters.kubernetes import Credentials, Json, Kubernetes, KubernetesError, NotFound, resource_path
+from modelfleet.adapters.kubernetes import Credentials, Kubernetes, KubernetesError, NotFound, resource_path
 from modelfleet.adapters.prometheus import Prometheus
 from modelfleet.adapters.reflector import Reflector
 from modelfleet.adapters.scrape import Scraper
 from modelfleet.adapters.source import SignalSource
 from modelfleet.api.kinds import KINDS
-from modelfleet.api.meta import API_VERSION, GROUP, MANAGED_BY, MANAGED_BY_LABEL, VERSION
+from modelfleet.api.meta import API_VERSION, GROUP, VERSION
 from modelfleet.shell import telemetry
 from modelfleet.shell.lease import Leadership, LeadershipLost
+from modelfleet.shell.listing import kept_in_order, list_own_kinds, seen
 from modelfleet.shell.loop import FleetLoop
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.settings import Settings, Source
@@ -24,7 +25,6 @@ from modelfleet.shell.settings import Settings, Source
 RESYNC_SECONDS = 600.0
 GC_THRESHOLD = 200_000
 PREFLIGHT_SECONDS = (1.0, 2.0, 5.0)
-OWNED = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
 
 log = structlog.get_logger()
 
@@ -69,7 +69,7 @@ class Process:
     async def start(self) -> None:
         """Start the watches and the claim to leadership."""
         kubernetes = self._client()
-        await self._list_own_kinds()
+        await list_own_kinds(self._client(), self.mirror)
         reflectors = self._reflectors(kubernetes)
         self._source = _source(self.settings)
         self._leadership = Leadership(kubernetes, namespace=self.settings.namespace, identity=self.settings.identity)
@@ -138,21 +138,9 @@ class Process:
         return ""
 
     def _reflectors(self, kubernetes: Kubernetes) -> tuple[Reflector, ...]:
-        mirror = self.mirror
-
-        def of(api_version: str, kind: str, sink: object, selector: str = "") -> Reflector:
-            return Reflector(kubernetes, resource_path(api_version, kind), sink, label_selector=selector)  # type: ignore[arg-type]
-
-        return (
-            of("v1", "Pod", mirror.pods),
-            of("v1", "Node", mirror.nodes),
-            of("apps/v1", "Deployment", mirror.deployment_children, OWNED),
-            of("apps/v1", "ReplicaSet", mirror.replica_sets, OWNED),
-            of("v1", "Service", mirror.services, OWNED),
-            of("policy/v1", "PodDisruptionBudget", mirror.budgets, OWNED),
-            of("v1", "ResourceQuota", mirror.quota_table, OWNED),
-            of(API_VERSION, "TenantView", mirror.view_table),
-            of("autoscaling/v2", "HorizontalPodAutoscaler", mirror.autoscalers),
+        return tuple(
+            Reflector(kubernetes, each.path, each.sink, label_selector=each.label_selector)
+            for each in (*seen(self.mirror), *kept_in_order(self.mirror))
         )
 
     async def _lead(self) -> None:
@@ -175,27 +163,9 @@ class Process:
         while True:
             await asyncio.sleep(RESYNC_SECONDS)
             try:
-                await self._list_own_kinds()
+                await list_own_kinds(self._client(), self.mirror)
             except KubernetesError as error:
                 log.warning("resync postponed", error=str(error))
-
-    async def _list_own_kinds(self) -> None:
-        for kind, take in (
-            ("InferenceRuntime", self.mirror.inference_runtime),
-            ("AcceleratorClass", self.mirror.accelerator_class),
-            ("Tenant", self.mirror.tenant),
-            ("ModelDeployment", self.mirror.model_deployment),
-        ):
-            found: list[Json] = []
-            async for page in self._client().pages(resource_path(API_VERSION, kind)):
-                found += page["items"]
-            for item in found:
-                take("ADDED", item)
-            alive = {item["metadata"]["uid"] for item in found}
-            if kind == "ModelDeployment":
-                self.mirror.forget_deployments_except(alive)
-            elif kind == "Tenant":
-                self.mirror.forget_tenants_except(alive)
 
     async def _guard(self, run: Callable[[], object]) -> None:
         """Run a part; when it ends by an exception the process ends, to be restarted clean."""

@@ -146,7 +146,7 @@ class _Watched:
         )
         self.prior_output_tokens_per_second = float(PRIOR_OUTPUT_TOKENS_PER_SECOND_PER_GPU * circumstances.model.gpus)
         self.pods: tuple[Pod, ...] = ()
-        self._windows: dict[str, tuple[CounterWindow, CounterWindow, InterTokenWindow]] = {}
+        self._windows: dict[str, tuple[CounterWindow, CounterWindow, CounterWindow, InterTokenWindow]] = {}
 
     def observe(self, sample: Sample) -> None:
         alive = {pod.uid for pod in sample.pods}
@@ -170,12 +170,14 @@ class _Watched:
             windows = self._windows[pod.uid] = (
                 CounterWindow(WINDOW_SECONDS),
                 CounterWindow(WINDOW_SECONDS),
+                CounterWindow(WINDOW_SECONDS),
                 InterTokenWindow(WINDOW_SECONDS),
             )
-        output, finished, inter_token = windows
+        output, prompt, finished, inter_token = windows
         life = (pod.uid, 0)
         inter_token.add(seconds=pod.inter_token_seconds_sum, tokens=float(pod.inter_tokens), at=at, life=life)
         output.add(float(pod.generated_tokens), at=at, life=life)
+        prompt.add(float(pod.prompt_tokens), at=at, life=life)
         finished.add(float(pod.finished_requests), at=at, life=life)
         return Pod(
             name=pod.uid,
@@ -187,6 +189,7 @@ class _Watched:
                 queued_requests=Signal(float(pod.queued_requests), at),
                 running_requests=Signal(float(pod.running_requests), at),
                 output_tokens_per_second=output.rate(),
+                input_tokens_per_second=prompt.rate(),
                 finished_requests_per_second=finished.rate(),
                 kv_cache_utilization=Signal(pod.kv_cache_utilization, at),
                 inter_token_seconds=inter_token.mean(),
