@@ -69,7 +69,7 @@ TENANTS = "/apis/modelfleet.dev/v1alpha1/tenants"
 class Size:
     """Seconds of each scenario."""
 
-    storm: float = 120.0
+    storm: float = 180.0
     failover: float = 150.0
     two: float = 120.0
     none: float = 30.0
@@ -234,9 +234,9 @@ class World:
     def _demand(self) -> None:
         team = self._chance.choice(TEAMS)
         namespace = self._chance.choice(team.namespaces)
-        # Half of the time it is the whole limit or nothing: what is in between is soon no conflict.
+        # Mostly the whole limit or next to nothing: what is in between is soon no conflict.
         most = (team.nominal + team.borrowing) // team.gpus
-        replicas = self._chance.choice((1, most, self._chance.randint(1, most), self._chance.randint(1, most)))
+        replicas = self._chance.choice((1, most, most, self._chance.randint(1, most)))
         path = f"/apis/modelfleet.dev/v1alpha1/namespaces/{namespace}/modeldeployments/model"
         scaling = {"minReplicas": replicas, "maxReplicas": replicas}
         self._sandbox.request("PATCH", path, {"spec": {"scaling": scaling}})
@@ -244,8 +244,10 @@ class World:
     def _quota(self) -> None:
         team = self._chance.choice(TEAMS)
         # Nominals never grow beyond what was promised to all at first: 20 of 24 GPUs.
-        nominal = team.nominal - self._chance.randint(0, 3)
-        spec = _spec(team, nominal, self._chance.randint(0, team.borrowing))
+        nominal, borrowing = team.nominal, team.borrowing
+        if self._chance.random() < 0.4:
+            nominal, borrowing = nominal - self._chance.randint(0, 3), self._chance.randint(0, borrowing)
+        spec = _spec(team, nominal, borrowing)
         self._sandbox.request("PATCH", f"{TENANTS}/{team.name}", {"spec": {"quotas": spec["quotas"]}})
 
     def _node(self) -> None:

@@ -76,7 +76,7 @@ class Verdict:
         passed: Of a tenant's moments over its limit, those in which the API server passed a ResourceQuota in force.
         late: Waits that were longer than the bound.
         waits: How long each GPU within nominal was waited for, as (seconds, bound in seconds).
-        full: States in which a tenant had all of its limit: without any nothing was put to the test.
+        full: States in which some tenant had all of its limit: without any nothing was put to the test.
     """
 
     states: int
@@ -333,10 +333,10 @@ class _Judge:
             owner = self._owner.get(pod.namespace)
             if owner is not None:
                 has[owner] += pod.gpus
+        self._full += any(gpus == self._quotas[name].limit for name, gpus in has.items())
         for name, gpus in has.items():
-            account, limit = self._accounts[name], self._quotas[name].limit
+            account = self._accounts[name]
             account.limits = [(until, most) for until, most in account.limits if until >= at]
-            self._full += gpus == limit
             in_force = [most for _, most in account.limits]
             if None in in_force or account.allowed is None:
                 # Without a limit, or just made: what it has now it may keep.
