@@ -34,7 +34,7 @@ app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
 def main(
     only: Annotated[list[Benchmark] | None, typer.Option(help="Measure this one; may be repeated.")] = None,
     steps: Annotated[int | None, typer.Option(help="Load steps of the reaction benchmark.", min=1)] = None,
-    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and a smaller fleet: under 3 minutes.")] = False,
+    quick: Annotated[bool, typer.Option("--quick", help="Fewer steps and a smaller fleet: a few minutes.")] = False,
 ) -> None:
     """Print one figure a line as JSON, then all of them as a table; progress goes to standard error."""
     figures: list[Figure] = []

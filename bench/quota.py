@@ -1,6 +1,6 @@
 """Whether quotas hold while everything goes wrong at once, as a witness with watches of its own sees it.
 
-Three tenants share 24 GPUs. Demand is minReplicas = maxReplicas, edited at random, so that the witness can read it
+Three tenants share 32 GPUs. Demand is minReplicas = maxReplicas, edited at random, so that the witness can read it
 without the operator's words; draining takes anything up to the grace period.
 """
 
@@ -30,7 +30,7 @@ from modelfleet.api.meta import Key
 from sandbox.cluster import RequestFailed, Sandbox, SandboxError
 from sandbox.nodes import NodePlan, manifests
 
-NODES = 3
+NODES = 4
 CLASS = "h100"
 CREATORS = 50
 REACTION_SECONDS = 5.0
@@ -38,6 +38,8 @@ REACTION_SECONDS = 5.0
 TAKEOVER_SECONDS = 10.0
 """What the chart promises: while nobody leads nothing is decided."""
 DRAIN_SECONDS = (0.2, 0.2, 1.0, 3.0, 15.0)
+SLEEP_SECONDS = (8.0, 30.0)
+"""How long a team asks for next to nothing, so that others borrow."""
 ELSEWHERE = "modelfleet-elsewhere"
 """Namespace of an installation that should not be there: its operator has a lease of its own."""
 LEASE = f"/apis/coordination.k8s.io/v1/namespaces/{OPERATOR_NAMESPACE}/leases/{ACCOUNT}"
@@ -58,9 +60,9 @@ class Team:
 
 
 TEAMS = (
-    Team("ant", ("ant-1", "ant-2", "ant-3"), 8, 6),
-    Team("bee", ("bee-1",), 8, 4),
-    Team("cat", ("cat-1", "cat-2"), 4, 8, 2),
+    Team("ant", ("ant-1", "ant-2", "ant-3"), 9, 12),
+    Team("bee", ("bee-1",), 9, 12),
+    Team("cat", ("cat-1", "cat-2"), 4, 16, gpus=2),
 )
 TENANTS = "/apis/modelfleet.dev/v1alpha1/tenants"
 
@@ -69,7 +71,7 @@ TENANTS = "/apis/modelfleet.dev/v1alpha1/tenants"
 class Size:
     """Seconds of each scenario."""
 
-    storm: float = 120.0
+    storm: float = 240.0
     failover: float = 150.0
     two: float = 120.0
     none: float = 30.0
@@ -223,29 +225,44 @@ class World:
         with Witness(self._sandbox) as witness:
             try:
                 while monotonic() < until:
-                    change = self._chance.choices((self._demand, self._quota, self._node), (12, 2, 1))[0]
+                    change = self._chance.choices((self._demand, self._tide, self._quota, self._node), (16, 3, 3, 1))[0]
                     with suppress(SandboxError):  # two edits at once
                         await asyncio.to_thread(change)
-                    await asyncio.sleep(self._chance.uniform(0.1, 1.2))
+                    await asyncio.sleep(self._chance.uniform(0.2, 2.0))
             finally:
                 await asyncio.to_thread(self._mend)
         return witness
 
+    def _tide(self) -> None:
+        """Let a team sleep, so that others borrow, and wake with all it may have."""
+        team = self._chance.choice(TEAMS)
+        for namespace in team.namespaces:
+            self._ask(namespace, 1)
+        most = (team.nominal + team.borrowing) // team.gpus
+        wake = partial(self._ask, self._chance.choice(team.namespaces), most)
+        threading.Timer(self._chance.uniform(*SLEEP_SECONDS), wake).start()
+
     def _demand(self) -> None:
         team = self._chance.choice(TEAMS)
         namespace = self._chance.choice(team.namespaces)
-        # Half of the time it is the whole limit or nothing: what is in between is soon no conflict.
+        # Mostly the whole limit or next to nothing: what is in between is soon no conflict.
         most = (team.nominal + team.borrowing) // team.gpus
-        replicas = self._chance.choice((1, most, self._chance.randint(1, most), self._chance.randint(1, most)))
+        replicas = self._chance.choice((1, most, most, self._chance.randint(1, most)))
+        self._ask(namespace, replicas)
+
+    def _ask(self, namespace: str, replicas: int) -> None:
         path = f"/apis/modelfleet.dev/v1alpha1/namespaces/{namespace}/modeldeployments/model"
         scaling = {"minReplicas": replicas, "maxReplicas": replicas}
-        self._sandbox.request("PATCH", path, {"spec": {"scaling": scaling}})
+        with suppress(SandboxError):
+            self._sandbox.request("PATCH", path, {"spec": {"scaling": scaling}})
 
     def _quota(self) -> None:
         team = self._chance.choice(TEAMS)
-        # Nominals never grow beyond what was promised to all at first: 20 of 24 GPUs.
-        nominal = team.nominal - self._chance.randint(0, 3)
-        spec = _spec(team, nominal, self._chance.randint(0, team.borrowing))
+        # Nominals never grow beyond what was promised to all at first: 22 of 32 GPUs, and of 24 while a node is gone.
+        nominal, borrowing = team.nominal, team.borrowing
+        if self._chance.random() < 0.4:
+            nominal, borrowing = nominal - self._chance.randint(0, 3), self._chance.randint(0, borrowing)
+        spec = _spec(team, nominal, borrowing)
         self._sandbox.request("PATCH", f"{TENANTS}/{team.name}", {"spec": {"quotas": spec["quotas"]}})
 
     def _node(self) -> None:

@@ -5,9 +5,9 @@ put in the order of its resource version, which is the API server's own, and jud
 
 - *over*: the GPUs that a tenant's pods request, Pending and terminating ones too, are more than nominal + borrowing. A
   limit that was lowered counts from `CUT_SECONDS` later; what is over then may only become less.
-- *passed*: the same, but the pod that was one too many was more than the ResourceQuota in force in its own namespace
-  allowed. That is the API server's: it counts what is used anew, from a cache, after each deletion, and may so forget a
-  pod that it admitted a moment ago.
+- *passed*: the same, but it would not be so without pods that were more than the ResourceQuota in force in their own
+  namespace allowed when they were made. That is the API server's: it counts what is used anew, from a cache, after each
+  deletion, and may so forget a pod that it admitted a moment ago.
 - *late*: a tenant that has less than min(demand, nominal) on nodes, its own draining pods included, waits longer than
   the longest grace period of a pod, and the time to decide. Demand is its pods that nothing controls and minReplicas of
   its ModelDeployments. It is promised only while the nominals fit the usable nodes, less what uncontrolled pods hold
@@ -76,7 +76,7 @@ class Verdict:
         passed: Of a tenant's moments over its limit, those in which the API server passed a ResourceQuota in force.
         late: Waits that were longer than the bound.
         waits: How long each GPU within nominal was waited for, as (seconds, bound in seconds).
-        full: States in which a tenant had all of its limit: without any nothing was put to the test.
+        full: States in which some tenant had all of its limit: without any nothing was put to the test.
     """
 
     states: int
@@ -258,6 +258,8 @@ class _Judge:
         self._quotas: dict[str, _Quota] = {}
         self._owner: dict[str, str] = {}
         self._hard: dict[str, tuple[str, int]] = {}
+        self._beyond: dict[str, int] = {}
+        self._seen: set[str] = set()
         self._over: list[Finding] = []
         self._passed: list[Finding] = []
         self._late: list[Finding] = []
@@ -269,7 +271,9 @@ class _Judge:
         for event in events:
             at = max(at, event.at)
             self._take(event, at)
-            self._judge_limits(event, at)
+            if event.kind == "pod":
+                self._note_passed(event)
+            self._judge_limits(at)
             self._judge_waits(at)
         return Verdict(
             states=len(events),
@@ -327,16 +331,16 @@ class _Judge:
 
     # --- the promises ---------------------------------------------------------------------------
 
-    def _judge_limits(self, event: Event, at: float) -> None:
+    def _judge_limits(self, at: float) -> None:
         has = dict.fromkeys(self._quotas, 0)
         for pod in self._pods.values():
             owner = self._owner.get(pod.namespace)
             if owner is not None:
                 has[owner] += pod.gpus
+        self._full += any(gpus == self._quotas[name].limit for name, gpus in has.items())
         for name, gpus in has.items():
-            account, limit = self._accounts[name], self._quotas[name].limit
+            account = self._accounts[name]
             account.limits = [(until, most) for until, most in account.limits if until >= at]
-            self._full += gpus == limit
             in_force = [most for _, most in account.limits]
             if None in in_force or account.allowed is None:
                 # Without a limit, or just made: what it has now it may keep.
@@ -344,17 +348,23 @@ class _Judge:
                 continue
             permitted = max(*(most for most in in_force if most is not None), min(account.allowed, account.had))
             if gpus > permitted and gpus > account.had:
-                found = self._passed if self._passes(event) else self._over
+                passed = sum(more for namespace, more in self._beyond.items() if self._owner.get(namespace) == name)
+                found = self._passed if gpus - passed <= permitted else self._over
                 found.append(Finding(at, name, f"{gpus} GPUs, {permitted} allowed; {self._fences(name)}"))
             account.had, account.allowed = gpus, permitted
 
-    def _passes(self, event: Event) -> bool:
-        """Return whether a pod is more than the ResourceQuota of its namespace allows."""
+    def _note_passed(self, event: Event) -> None:
+        """Note how many GPUs of each namespace were let through beyond the ResourceQuota in force."""
         pod = self._pods.get(event.uid)
-        if pod is None:
-            return False
-        hard = min((hard for namespace, hard in self._hard.values() if namespace == pod.namespace), default=None)
-        return hard is not None and self._requested(pod.namespace) > hard
+        new = pod is not None and event.uid not in self._seen
+        self._seen.add(event.uid)
+        for namespace in {*self._beyond, *([pod.namespace] if pod is not None and new else ())}:
+            hard = min((hard for where, hard in self._hard.values() if where == namespace), default=None)
+            excess = 0 if hard is None else max(0, self._requested(namespace) - hard)
+            before = self._beyond.get(namespace, 0)
+            came = pod.gpus if pod is not None and new and pod.namespace == namespace else 0
+            # What is beyond a limit that was lowered meanwhile was let through by nobody.
+            self._beyond[namespace] = min(excess, before + came)
 
     def _requested(self, namespace: str) -> int:
         return sum(pod.gpus for pod in self._pods.values() if pod.namespace == namespace)

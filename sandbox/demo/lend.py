@@ -66,10 +66,11 @@ LENDER = _model("chat", "assistant", max_replicas=NOMINAL, rate=8)
 
 @dataclass
 class Account:
-    """What the API server says of one Tenant."""
+    """What the API server says of one Tenant, and of the pods of its namespace: counts of a status may be 10 s old."""
 
     status: dict[str, Any] = field(default_factory=dict)
-    used: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY))
+    gpus: int = 0
+    history: deque[int] = field(default_factory=lambda: deque(maxlen=HISTORY))
     sampled_at: float = 0.0
 
 
@@ -116,11 +117,12 @@ class Act:
 
     def picture(self, width: int) -> Group:
         """Return tenants and deployments."""
-        table = framed(f"Tenants of {2 * NOMINAL} GPUs", ("TENANT", *map(str.upper, COUNTS), "REASON", "GPUS USED"))
+        table = framed(f"Tenants of {2 * NOMINAL} GPUs", ("TENANT", *map(str.upper, COUNTS), "REASON", "GPUS NOW"))
         for name, account in self.accounts.items():
             status = account.status
             counts = (str(status.get(count, "")) for count in COUNTS)
-            table.add_row(name, *counts, status.get("reason", ""), sparkline(account.used))
+            now = f"{account.gpus} {sparkline(account.history, top=2 * NOMINAL)}"
+            table.add_row(name, *counts, status.get("reason", ""), now)
         return Group(table, deployments_table(self.seen, width))
 
     def lines(self) -> dict[str, str]:
@@ -138,9 +140,12 @@ class Act:
         for item in self.stage.list("tenants"):
             account = self.accounts[item["metadata"]["name"]]
             account.status = item.get("status", {})
+            # Every pod of the namespace is a replica of one GPU; one that drains holds it until it is gone.
+            pods = self.stage.sandbox.request("GET", f"/api/v1/namespaces/{item['metadata']['name']}/pods")["items"]
+            account.gpus = sum("nodeName" in pod["spec"] for pod in pods)
             if time.monotonic() - account.sampled_at >= SAMPLE_SECONDS:
                 account.sampled_at = time.monotonic()
-                account.used.append(account.status.get("used", 0))
+                account.history.append(account.gpus)
 
 
 def play(stage: Stage) -> list[str]:

@@ -274,9 +274,9 @@ def framed(title: str, columns: Iterable[str]) -> Table:
     return table
 
 
-def sparkline(values: deque[float] | deque[int]) -> str:
-    """Return one character a value, scaled to the highest."""
-    top = max(values, default=0) or 1
+def sparkline(values: deque[float] | deque[int], *, top: float = 0.0) -> str:
+    """Return one character a value, scaled to `top`, or to the highest where that is 0."""
+    top = top or max(values, default=0) or 1
     return "".join(BARS[round(value / top * (len(BARS) - 1))] for value in values)
 
 

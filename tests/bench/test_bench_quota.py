@@ -91,6 +91,30 @@ def test_a_pod_that_its_own_quota_forbids_is_the_api_servers(story: Story) -> No
     assert (len(story.verdict().passed), len(story.verdict().over)) == (1, 1)
 
 
+def test_a_pod_that_was_let_through_before_is_the_api_servers_too(story: Story) -> None:
+    """A second pod came where 1 is allowed, with room in all; what another namespace may have makes it too many."""
+    story.fence("a-1", 2)
+    story.fence("a-2", 1)
+    for name, namespace in (("p0", "a-2"), ("p1", "a-2"), ("p2", "a-1"), ("p3", "a-1")):
+        story.pod(name, namespace)
+
+    assert (len(story.verdict().passed), len(story.verdict().over)) == (1, 0)
+
+
+def test_a_limit_that_was_lowered_below_its_pods_is_the_splits(story: Story) -> None:
+    """Both pods of a-1 were allowed when they came: giving away what they hold is wrong."""
+    story.fence("a-1", 2)
+    story.fence("a-2", 1)
+    for name in ("p0", "p1"):
+        story.pod(name, "a-1")
+    story.fence("a-1", 1)
+    story.fence("a-2", 2)
+    for name in ("p2", "p3"):
+        story.pod(name, "a-2")
+
+    assert (len(story.verdict().passed), len(story.verdict().over)) == (0, 1)
+
+
 @pytest.mark.parametrize(
     ("seconds", "grows", "wrong"),
     [(CUT_SECONDS - 1, True, 0), (CUT_SECONDS + 1, True, 1), (CUT_SECONDS + 1, False, 0)],

@@ -26,7 +26,7 @@ pytestmark = pytest.mark.xdist_group("operator-objects")
 
 READER = "whatif-reader"
 READABLE = {
-    "": ["nodes", "pods"],
+    "": ["nodes", "pods", "resourcequotas"],
     "apps": ["deployments", "replicasets"],
     "autoscaling": ["horizontalpodautoscalers"],
     "modelfleet.dev": ["acceleratorclasses", "inferenceruntimes", "modeldeployments", "tenants"],
