@@ -1,5 +1,6 @@
 """Where a replica fits: the free GPUs of each node of one accelerator class."""
 
+from collections import Counter
 from collections.abc import Iterable
 from heapq import heappop, heappush
 
@@ -16,12 +17,15 @@ class Places:
         """Take the nodes of one class."""
         self.nodes = sorted(nodes, key=lambda node: node.name)
         self.free = [node.free_gpus for node in self.nodes]
-        self.draining = [node.draining_gpus for node in self.nodes]
+        self.draining = Counter(
+            {number: node.draining_gpus for number, node in enumerate(self.nodes) if node.draining_gpus}
+        )
         self.total_free = sum(self.free)
         # Numbers of nodes by free GPUs. What has moved on since is skipped when it comes up: free GPUs only shrink.
         self._with_free: list[list[int]] = [[] for _ in range(max(self.free, default=0) + 1)]
         for number, free in enumerate(self.free):
             self._with_free[free].append(number)
+        self._top = len(self._with_free) - 1
 
     def take(self, gpus: int, count: int = 1) -> int:
         """Take GPUs for so many replicas, each of the node with the most free; return for how many.
@@ -29,20 +33,20 @@ class Places:
         As kube-scheduler spreads pods by default. A grant that counts on a tighter fit is fragmented away, and its pod
         waits; one that is too cautious follows a decision later, when the other pods have their nodes.
         """
-        free, left = self.free, count
-        for rest in range(len(self._with_free) - 1, gpus - 1, -1):
-            numbers = self._with_free[rest]
-            while numbers and left:
+        free, left, top = self.free, count, self._top
+        while left and top >= gpus:
+            numbers = self._with_free[top]
+            while left and numbers:
                 number = heappop(numbers)
-                if free[number] != rest:
-                    continue
-                free[number] = rest - gpus
-                self.total_free -= gpus
-                if rest > gpus:
-                    heappush(self._with_free[rest - gpus], number)
-                left -= 1
-            if not left:
-                break
+                if free[number] == top:
+                    free[number] = rest = top - gpus
+                    if rest:
+                        heappush(self._with_free[rest], number)
+                    left -= 1
+            if not numbers:
+                top -= 1
+        self._top = top
+        self.total_free -= gpus * (count - left)
         return count - left
 
     def take_at(self, number: int, gpus: int) -> None:
@@ -56,7 +60,7 @@ class Places:
         """Return the node where a place opens by itself, the tightest one; None when there is none."""
         found = [
             (self.free[number] + draining, number)
-            for number, draining in enumerate(self.draining)
+            for number, draining in self.draining.items()
             if draining and self.free[number] + draining >= gpus
         ]
         return min(found)[1] if found else None
@@ -64,13 +68,15 @@ class Places:
     def copy(self) -> "Places":
         """Return a copy that can be spent."""
         twin = Places(())
-        twin.nodes, twin.free, twin.draining = self.nodes, list(self.free), list(self.draining)
+        twin.nodes, twin.free, twin.draining = self.nodes, list(self.free), self.draining.copy()
         twin.total_free, twin._with_free = self.total_free, [list(numbers) for numbers in self._with_free]
+        twin._top = self._top
         return twin
 
     def restore(self, kept: "Places") -> None:
         """Go back to what a copy has kept."""
-        self.free, self.total_free, self._with_free = kept.free, kept.total_free, kept._with_free
+        self.free, self.total_free = kept.free, kept.total_free
+        self._with_free, self._top = kept._with_free, kept._top
 
     def wait_at(self, number: int, gpus: int) -> int:
         """Set GPUs of one node aside for a replica that will start there; return how many of them drain.
