@@ -46,7 +46,13 @@ def _limit(tenant: Tenant, resource: str, resources: Mapping[str, str], needed: 
 
 
 def _divide(limit: int, held: Mapping[str, int], needed: Mapping[str, int]) -> dict[str, int]:
-    """Give each namespace what it holds, then what it needs, as far as the limit goes; the first gets what is left."""
+    """Give each namespace what it holds, then what it needs, as far as the limit goes; the first gets what is left.
+
+    While more is held than the limit, none may replace a pod that ends: each has as much less as is too much in all.
+    """
+    too_much = sum(held.values()) - limit
+    if too_much > 0:
+        return {namespace: max(0, gpus - too_much) for namespace, gpus in held.items()}
     left = limit
     shares = dict.fromkeys(held, 0)
     for wants in (held, needed):
@@ -78,9 +84,12 @@ def raised(low: Split, wanted: Split, used: Mapping[str, Mapping[str, int]]) -> 
     split: Split = {namespace: {} for namespace in wanted}
     for name in sorted({name for limits in wanted.values() for name in limits}):
         taken = {namespace: max(low[namespace][name], used.get(namespace, {}).get(name, 0)) for namespace in wanted}
-        left = max(0, sum(limits[name] for limits in wanted.values()) - sum(taken.values()))
+        left = sum(limits[name] for limits in wanted.values()) - sum(taken.values())
         for namespace, limits in wanted.items():
-            # Up to what its pods have already it costs the others nothing.
+            # Up to what its pods have already it costs the others nothing, unless there is too much of them in all.
+            if left < 0:
+                split[namespace][name] = low[namespace][name]
+                continue
             hard = min(limits[name], taken[namespace])
             more = min(left, limits[name] - hard)
             split[namespace][name] = hard + more

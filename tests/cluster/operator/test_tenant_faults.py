@@ -90,7 +90,7 @@ def test_two_leaders_and_pods_of_nobodys_never_pass_the_limit(
         until(rival.leads)
         assert operator.leads()
         with Witness(sandbox) as witness, creators(first, second, third) as refused:
-            for replicas in (4, 1, 3, 2, 4):
+            for replicas in (4, 1, 4, 1, 3, 1, 4, 2, 4, 1):
                 for team, count in ((second, replicas), (third, 5 - replicas)):
                     team.change(scaling={"minReplicas": count, "maxReplicas": count})
                 operator.await_ticks(2)
