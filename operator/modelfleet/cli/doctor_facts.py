@@ -11,6 +11,7 @@ import aiohttp
 from modelfleet.adapters.kubernetes import Json, Kubernetes, KubernetesError, NotFound, Unavailable
 from modelfleet.api.kinds import KINDS
 from modelfleet.api.meta import DEPLOYMENT_LABEL, GROUP, MANAGED_BY, MANAGED_BY_LABEL, VERSION
+from modelfleet.api.tenantview import VIEW_NAME
 from modelfleet.shell.lease import LEASE_NAME
 
 ACCOUNT: Final = "modelfleet"
@@ -49,6 +50,8 @@ RIGHTS: Final = (
     *_rights((*READ, "create", "patch"), "policy", "poddisruptionbudgets"),
     *_rights(("list", "watch"), "", "resourcequotas", "nodes"),
     *_rights(("create", "patch", "delete"), "", "resourcequotas", name="modelfleet-gpus"),
+    *_rights(("list", "watch"), GROUP, "tenantviews"),
+    *_rights(("create", "patch", "delete"), GROUP, "tenantviews", name=VIEW_NAME),
     *_rights((*READ, "patch"), "", "pods"),
     *_rights(("list", "watch"), "apps", "replicasets"),
     *_rights(("list", "watch"), "autoscaling", "horizontalpodautoscalers"),

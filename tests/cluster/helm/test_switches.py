@@ -62,7 +62,7 @@ def _labels() -> Schema:
     return {"type": "object", "additionalProperties": _string()}
 
 
-_ENDPOINTS = _list(_object(port=_string(), path=_string(), interval=_string()))
+_ENDPOINTS = _list(_object(port=_string(), path=_string(), interval=_string(), honorLabels={"type": "boolean"}))
 _SELECTOR = _object(matchLabels=_labels())
 _RULE = _object(
     alert=_string(),
