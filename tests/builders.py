@@ -254,7 +254,7 @@ class DeploymentBuilder:
 
     def mode(self, mode: Mode, *, until: datetime | None = None) -> DeploymentBuilder:
         """Set what the operator may do, and until when."""
-        return self._scaling(mode=mode, mode_until=until)
+        return self._scaling(mode=mode, mode_until=f"{until:%Y-%m-%dT%H:%M:%SZ}" if until else None)
 
     def schedules(self, *schedules: Schedule) -> DeploymentBuilder:
         """Set other bounds at certain hours."""

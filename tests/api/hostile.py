@@ -39,7 +39,18 @@ FULL: dict[str, dict[str, Any]] = {
                 for direction in ("scaleUp", "scaleDown")
             }
             | {"tolerancePercent": 10},
+            "schedules": [
+                {
+                    "name": "day",
+                    "timeZone": "Europe/Berlin",
+                    "start": "0 8 * * mon-fri",
+                    "end": "0 18 * * mon-fri",
+                    "minReplicas": 2,
+                    "maxReplicas": 8,
+                }
+            ],
             "mode": "Auto",
+            "modeUntil": "2030-01-01T00:00:00Z",
         },
         "priority": 5,
         "drainSeconds": 60,

@@ -271,14 +271,17 @@ def test_columns(sandbox: Sandbox, namespace: str, deployment: str) -> None:
         "load": "queue 41/24 tok/s 9.1k",
         "limitedBy": "MaxReplicas",
         "reason": "Limited",
+        "mode": "Auto",
+        "bounds": "1-5",
     }
     sandbox.request("PATCH", f"{deployment}/status", {"status": status})
     header, row = sandbox.kubectl("get", "mdep", f"--namespace={namespace}").splitlines()
-    assert header.split() == ["NAME", "READY", "DESIRED", "WANTED", "LOAD", "LIMITED-BY", "REASON", "AGE"]
-    assert row.split()[:-1] == ["small", "4/4", "5", "9", "queue", "41/24", "tok/s", "9.1k", "MaxReplicas", "Limited"]
+    assert header.split() == ["NAME", "READY", "DESIRED", "WANTED", "LOAD", "LIMITED-BY", "REASON", "MODE", "AGE"]
+    assert row.split()[:5] == ["small", "4/4", "5", "9", "queue"]
+    assert row.split()[5:-1] == ["41/24", "tok/s", "9.1k", "MaxReplicas", "Limited", "Auto"]
     wide, row = sandbox.kubectl("get", "mdep", f"--namespace={namespace}", "-o", "wide").splitlines()
-    assert wide.split()[7:] == ["AGE", "MODEL", "RUNTIME", "ACCELERATOR", "MODE"]
-    assert row.split()[-4:] == ["meta-llama/Llama-3.1-8B-Instruct", "vllm", "h100", "Auto"]
+    assert wide.split()[7:] == ["MODE", "AGE", "MODEL", "RUNTIME", "ACCELERATOR", "BOUNDS"]
+    assert row.split()[-4:] == ["meta-llama/Llama-3.1-8B-Instruct", "vllm", "h100", "1-5"]
 
 
 def test_columns_of_a_tenant(sandbox: Sandbox) -> None:

@@ -63,6 +63,9 @@ FORBIDDEN_FIELDS = (
 
 DISAGREES = {
     "spec.scaling.maxReplicas": "spec.scaling.minReplicas",
+    "spec.scaling.schedules[0].minReplicas": "spec.scaling.schedules",
+    "spec.scaling.schedules[0].maxReplicas": "spec.scaling.schedules",
+    "spec.scaling.schedules[0].start": "spec.scaling.schedules[0].end",
     "spec.quotas[0].nominalQuota": "spec.quotas[0].lendingLimit",
     # A null is taken away, and then Exists, the default, has a value beside it ...
     "spec.tolerations[0].operator": "spec.tolerations[0].value",
@@ -70,6 +73,15 @@ DISAGREES = {
     "spec.nodeSelector.nvidia.com/gpu.product": "spec.nodeSelector",
 }
 """The field that is blamed when a change makes another one wrong."""
+
+
+ONLY_THE_OPERATOR_KNOWS = {"timeZone", "start", "end", "modeUntil"}
+"""Fields of the right shape that may name no zone, no time or no day: the API server has no calendar."""
+
+
+def told_by_the_operator(fault: Any) -> bool:
+    """Whether a fault of pydantic's is one that the API server cannot find."""
+    return fault["type"] == "value_error" and bool(fault["loc"]) and fault["loc"][-1] in ONLY_THE_OPERATOR_KNOWS
 
 
 def faults_expected(kind: Kind, spec: Any) -> list[str]:
@@ -80,7 +92,7 @@ def faults_expected(kind: Kind, spec: Any) -> list[str]:
     try:
         kind.spec.model_validate(read)
     except ValidationError as error:
-        found += [str(fault["msg"]) for fault in error.errors()]
+        found += [str(fault["msg"]) for fault in error.errors() if not told_by_the_operator(fault)]
     return found
 
 
@@ -191,7 +203,8 @@ class Tally:
         try:
             kind.spec.model_validate(stored)
         except ValidationError as error:
-            self.faults.append(f"{at}: taken, and pydantic fails: {error}")
+            if not all(told_by_the_operator(fault) for fault in error.errors()):
+                self.faults.append(f"{at}: taken, and pydantic fails: {error}")
 
     def check(self, *, at_least: int) -> None:
         counts = ", ".join(f"{number} {what}" for what, number in sorted(self.counts.items()))
@@ -248,7 +261,12 @@ def test_integers_written_as_fractions_are_whole_or_refused(server: Server, kind
             refused.append(field_path(path))
             assert answer.code == 422 and "float64" in answer.message, answer.message
     wanted = {
-        "ModelDeployment": ["spec.scaling.minReplicas", "spec.scaling.maxReplicas"],
+        "ModelDeployment": [
+            "spec.scaling.minReplicas",
+            "spec.scaling.maxReplicas",
+            "spec.scaling.schedules[0].minReplicas",
+            "spec.scaling.schedules[0].maxReplicas",
+        ],
         "Tenant": ["spec.quotas[0].nominalQuota", "spec.quotas[0].lendingLimit"],
     }
     assert refused == wanted.get(kind.kind, [])

@@ -226,7 +226,7 @@ def test_a_mode_ends_by_itself(mode: Mode) -> None:
 
 
 def test_a_mode_that_ends_another_day_says_which() -> None:
-    until = datetime.fromtimestamp(NOW, UTC) + timedelta(days=2)
+    until = f"{datetime.fromtimestamp(NOW, UTC) + timedelta(days=2):%Y-%m-%dT%H:%M:%SZ}"
 
     assert mode_column(in_force(Scaling(mode=Mode.PAUSED, mode_until=until), NOW)) == "Paused until 1970-01-14 13:46Z"
     assert mode_column(in_force(Scaling(mode=Mode.AUTO, mode_until=until), NOW)) == "Auto"

@@ -141,6 +141,17 @@ Cron = Annotated[
 ]
 
 
+# No date-time: of that format the API server takes a list too.
+Moment = Annotated[
+    str,
+    StringConstraints(
+        min_length=20,
+        max_length=20,
+        pattern=r"^[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])T([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9]Z$",
+    ),
+]
+
+
 class Schedule(Model):
     """Other bounds at certain hours, as in KEDA's cron trigger: from each time of `start` to the next of `end`."""
 
@@ -204,8 +215,16 @@ class Scaling(Model):
     mode: Mode = Mode.AUTO
     """Auto scales. Recommend decides and reports but does not scale. Paused leaves the replicas as they are;
     PausedScaleIn only adds, PausedScaleOut only removes."""
-    mode_until: datetime | None = None
-    """When the mode ends by itself and the operator goes on as with Auto. When absent: never."""
+    mode_until: Moment | None = None
+    """When the mode ends by itself and the operator goes on as with Auto: a time in UTC, for example
+    2030-01-01T12:00:00Z. When absent: never."""
+
+    @field_validator("mode_until")
+    @classmethod
+    def _day_exists(cls, moment: str | None) -> str | None:
+        if moment is not None:
+            datetime.fromisoformat(moment)
+        return moment
 
     @model_validator(mode="after")
     def _min_within_max(self) -> Self:

@@ -21,6 +21,7 @@ class InForce(NamedTuple):
         then: Name of the schedule that begins or ends then; empty when the mode does, or nothing.
         min_of: Name of the schedule whose minReplicas it is; empty for the deployment's own.
         max_of: Name of the schedule whose maxReplicas it is, likewise.
+        mode_ends: When the mode ends by itself; infinite when never.
     """
 
     of: Scaling
@@ -32,6 +33,7 @@ class InForce(NamedTuple):
     min_of: str
     max_of: str
     mode: Mode
+    mode_ends: float
 
 
 def in_force(scaling: Scaling, now: float, before: InForce | None = None) -> InForce:
@@ -44,10 +46,12 @@ def in_force(scaling: Scaling, now: float, before: InForce | None = None) -> InF
     """
     if before is not None and before.of is scaling and before.since <= now < before.until:
         return before
-    mode, until, then = scaling.mode, inf, ""
-    if scaling.mode_until is not None and mode is not Mode.AUTO:
-        ends = scaling.mode_until.timestamp()
-        mode, until = (mode, ends) if now < ends else (Mode.AUTO, inf)
+    ends = inf
+    if scaling.mode_until is not None and scaling.mode is not Mode.AUTO:
+        ends = datetime.fromisoformat(scaling.mode_until).timestamp()
+    mode = scaling.mode if now < ends else Mode.AUTO
+    mode_ends = ends if now < ends else inf
+    until, then = mode_ends, ""
     least: tuple[int, str] | None = None
     most: tuple[int, str] | None = None
     for schedule in scaling.schedules:
@@ -62,7 +66,7 @@ def in_force(scaling: Scaling, now: float, before: InForce | None = None) -> InF
     min_replicas, min_of = least or (scaling.min_replicas, "")
     if min_replicas > max_replicas:
         min_replicas, min_of = max_replicas, max_of
-    return InForce(scaling, now, until, then, min_replicas, max_replicas, min_of, max_of, mode)
+    return InForce(scaling, now, until, then, min_replicas, max_replicas, min_of, max_of, mode, mode_ends)
 
 
 def _holds(schedule: Schedule, now: float) -> tuple[bool, float]:

@@ -256,8 +256,7 @@ def mode_column(limits: InForce | None) -> str:
 
 
 def _mode_ends(limits: InForce) -> str:
-    until = limits.of.mode_until
-    return f" until {_clock(until.timestamp(), limits)}" if until is not None and limits.mode is not Mode.AUTO else ""
+    return f" until {_clock(limits.mode_ends, limits)}" if isfinite(limits.mode_ends) else ""
 
 
 def bounds_column(limits: InForce | None) -> str:
