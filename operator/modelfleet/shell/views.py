@@ -8,7 +8,7 @@ import structlog
 from modelfleet.adapters.kubernetes import Conflict, Json, Kubernetes, KubernetesError, NotFound, resource_path
 from modelfleet.api.meta import API_VERSION, FIELD_MANAGER
 from modelfleet.api.tenantview import VIEW_NAME, ClassView, TenantViewSpec
-from modelfleet.decide.snapshot import Snapshot
+from modelfleet.decide.snapshot import Fault, Snapshot
 from modelfleet.render.quota import owner_reference
 from modelfleet.shell.fence import ABSENT_SECONDS
 from modelfleet.shell.lease import Leadership
@@ -44,6 +44,8 @@ class ViewReporter:
         self._began_at = now if self._began_at is None else self._began_at
         blind = now - self._began_at < snapshot.metrics_max_age_seconds
         for account in accounts:
+            if isinstance(account.record.spec, Fault):
+                continue  # like its fence it stays as it is
             new = _view(account)
             for namespace in account.status.namespaces:
                 if self._worth_a_write(namespace, account.record, new, now, blind=blind):

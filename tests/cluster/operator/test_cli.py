@@ -178,7 +178,9 @@ def test_status_adds_up(sandbox: Sandbox, team: Team, operator: Watched) -> None
 def test_status_watches_until_interrupted(sandbox: Sandbox, team: Team) -> None:
     team.deploy()
     team.await_ready()
-    command = [sys.executable, "-m", "modelfleet", "status", "-n", team.namespace, "--watch", "--kubeconfig"]
+    # Whoever runs the tests in the background has interrupts ignored, and children inherit that.
+    command = ["env", "--default-signal=INT", sys.executable, "-m", "modelfleet", "status", "-n", team.namespace]
+    command += ["--watch", "--kubeconfig"]
     process = subprocess.Popen([*command, str(sandbox.kubeconfig)], stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
     try:
