@@ -1,6 +1,8 @@
 """Writes docs/reference: one page a kind from crds/, and one of the commands from their own help.
 
     python docs/write_reference.py
+
+The words are those of operator/modelfleet/api and cli, and nowhere else.
 """
 
 import json
