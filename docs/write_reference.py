@@ -66,7 +66,7 @@ def kind_page(manifest: dict[str, Any]) -> str:
     for part in ("spec", "status"):
         if part in schema["properties"]:
             parts.append(f"## {part}\n\n{_field_table(schema['properties'][part])}")
-    if told := [f"- {message}\n" for message in rules(schema)]:
+    if told := [f"- `{message}`\n" for message in rules(schema)]:
         parts.append(f"## Refused\n\nThe API server refuses an object with one of these words:\n\n{''.join(told)}")
     columns = [
         f"| {column['name'].upper()} | `{column['jsonPath']}` | {_cell(column.get('description', ''))} |\n"
@@ -101,7 +101,7 @@ def _default(field: Field) -> str:
 
 def _bounds(schema: Schema) -> str:
     """Return what a value may be; of a list or a map, what each value may be too."""
-    told = [f"`{'` `'.join(map(str, schema['enum']))}`"] if "enum" in schema else []
+    told = [" ".join(f"`{value}`" if value else '`""`' for value in schema["enum"])] if "enum" in schema else []
     told += [f"≥ {schema[word]}{unit}" for word, unit in AT_LEAST.items() if word in schema]
     told += [f"≤ {schema[word]}{unit}" for word, unit in AT_MOST.items() if word in schema]
     if "pattern" in schema:
