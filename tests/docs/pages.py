@@ -13,11 +13,17 @@ ENDS = frozenset({"|", "||", "&", "&&", ";"})
 
 
 class Command(NamedTuple):
-    """One simple command: its page, its words without comment and what it is piped to, and whether it is but mentioned."""
+    """One simple command, without comment and what it is piped to.
+
+    Attributes:
+        page: Where it stands.
+        words: Its words.
+        mentioned: Whether it is in running text, where arguments may be left out.
+    """
 
     page: str
     words: tuple[str, ...]
-    mentioned: bool = False
+    mentioned: bool
 
 
 def name(page: Path) -> str:
