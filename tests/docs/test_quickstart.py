@@ -1,4 +1,4 @@
-"""The first part of the quick start is typed as it stands, in one shell, and a model scales."""
+"""What a reader types from the quick start and while something does not scale, typed as it stands in one shell."""
 
 from __future__ import annotations
 
@@ -14,18 +14,22 @@ import pytest
 
 from sandbox import binaries
 from sandbox.cluster import DEFAULT_ROOT, Sandbox
-from tests.docs.pages import CHECKOUT, blocks, text
+from sandbox.fleet import Fleet
+from tests.docs.pages import CHECKOUT, blocks, script, text
 
 pytestmark = pytest.mark.xdist_group("quickstart")
 
 PAGE = text(CHECKOUT / "docs" / "quickstart.md")
-PART = PAGE.split("## 1. ", 1)[1].split("\n## ", 1)[0]
+HERE, ON_GPUS = (part.split("\n## ", 1)[0] for part in re.split(r"^## \d\. ", PAGE, flags=re.M)[1:])
+HOWTO = [CHECKOUT / "docs" / "howto" / f"{name}.md" for name in ("why-is-it-not-scaling", "choose-targets")]
 NAME = f"quickstart-{os.getpid()}"
 RECIPES = {
     "-s sandbox": ("sandbox", "-m sandbox up --modelfleet"),
     "sandbox-down": ("sandbox-down", "-m sandbox down"),
 }
 """What the page calls make with; its target, and what that runs."""
+NOT_HERE = re.compile(r"kubectl (port-forward|logs) ")
+"""A sandbox has no kubelet. Nor are there an image for helm to install, and a registry: tests/cluster/helm does that."""
 
 
 @pytest.fixture
@@ -39,10 +43,32 @@ def programs(tmp_path: Path) -> Path:
         "kubectl-modelfleet": f'exec {python} -m modelfleet "$@"',
         "make": f'case "$*" in\n{cases}*) echo "no recipe for make $*" >&2; exit 2 ;;\nesac',
     }
+    directory = tmp_path / "programs"
+    directory.mkdir()
     for name, line in shims.items():
-        (tmp_path / name).write_text(f"#!/bin/sh\n{line}\n")
-        (tmp_path / name).chmod(0o755)
-    return tmp_path
+        (directory / name).write_text(f"#!/bin/sh\n{line}\n")
+        (directory / name).chmod(0o755)
+    return directory
+
+
+def typed(lines: list[str], programs: Path, where: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run lines in one shell that ends at the first that fails."""
+    search = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}"}
+    return subprocess.run(
+        ["bash", "-c", "\n".join(["set -euo pipefail", *lines])],
+        cwd=where,
+        env=os.environ | search | environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=240,
+    )
+
+
+def ended_well(done: subprocess.CompletedProcess[str]) -> str:
+    """Return what was printed."""
+    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
+    return done.stdout
 
 
 def test_make_runs_what_is_run_here() -> None:
@@ -51,34 +77,47 @@ def test_make_runs_what_is_run_here() -> None:
         assert re.search(rf"^{target}:.*\n\t@\$\(PY\) {re.escape(recipe)}$", makefile, re.M)
 
 
-def test_it_scales_and_leaves_nothing(programs: Path) -> None:
-    lines = [line for block in blocks(PART) for line in block.splitlines() if not line.startswith("Scaled ")]
+def test_it_scales_on_the_sandbox_and_leaves_nothing(programs: Path) -> None:
+    # The page's first line puts an installation's programs on the PATH: those of the test are there already.
+    lines = [line for block in blocks(HERE) for line in script(block) if not line.startswith("export PATH=")]
     down = lines.index("make sandbox-down")
-    seen = "kubectl get mdep llama-8b -o json | tr -d '\\n'; echo"
-    script = "\n".join(["set -euo pipefail", *lines[:down], seen, *lines[down:]])
-    environment = os.environ | {
-        "PATH": f"{programs}:{os.environ['PATH']}",
-        "PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}",
-    }
-    # The page's own first line puts .venv/bin, an installation's programs, before those of the test.
-    script = script.replace('export PATH="$PWD/.venv/bin:$PATH"', ":")
+    seen = "kubectl get mdep llama-8b -o jsonpath='{.status}{\"\\n\"}'"
     try:
-        done = subprocess.run(
-            ["bash", "-c", script],
-            cwd=CHECKOUT,
-            env=environment,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=240,
-        )
+        done = typed([*lines[:down], seen, *lines[down:]], programs, CHECKOUT)
     finally:
         Sandbox.remove(DEFAULT_ROOT / NAME)
 
-    assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
-    (found,) = (json.loads(line) for line in done.stdout.splitlines() if line.startswith('{    "apiVersion"'))
-    assert found["status"]["desiredReplicas"] > 1
-    assert re.search(r"ScaledUp .*Scaled 1→\d: ", done.stdout)
-    assert "default/llama-8b: " in done.stdout
-    assert "ARITHMETIC" in done.stdout
+    output = ended_well(done)
+    (status,) = (json.loads(line) for line in output.splitlines() if line.startswith("{"))
+    assert len(lines) == 9
+    assert status["desiredReplicas"] > 1
+    assert re.search(r"ScaledUp .*Scaled 1→\d: ", output)
+    assert "default/llama-8b: " in output
+    assert "ARITHMETIC" in output
     assert f"sandbox {NAME} is gone" in done.stderr
+
+
+def test_kubectl_takes_what_is_typed_on_a_cluster_with_gpus(programs: Path, tmp_path: Path) -> None:
+    """The second part's kubectl commands, and between serving and deletion those of the how-to pages."""
+
+    def here(markdown: str) -> list[str]:
+        found = [part for block in blocks(markdown) for part in ([block] if "<<EOF" in block else script(block))]
+        return [part.replace(" -w\n", "\n").removesuffix(" -w") for part in found if part.startswith("kubectl ")]
+
+    start = [part for part in here(ON_GPUS) if not NOT_HERE.match(part)]
+    asked = [part for page in HOWTO for part in here(text(page)) if not NOT_HERE.match(part)]
+    with (
+        Sandbox.start(tmp_path / "cluster", name=NAME) as sandbox,
+        Fleet(sandbox, tmp_path / "logs"),
+    ):
+        done = typed(
+            [*start[:-1], *asked, start[-1]], programs, tmp_path, KUBECONFIG=str(sandbox.kubeconfig), HF_TOKEN="-"
+        )
+        left = sandbox.kubectl("get", "mdep", "-A")
+
+    output = ended_well(done)
+    assert (len(start), len(asked)) == (10, 9)
+    assert "team-a/llama-8b: Available" in output
+    assert "0 errors" in output
+    assert (tmp_path / "report.zip").exists()
+    assert "llama-8b" not in left
