@@ -29,7 +29,7 @@ RECIPES = {
 }
 """What the page calls make with; its target, and what that runs."""
 NOT_HERE = re.compile(r"kubectl (port-forward|logs) ")
-"""A sandbox has no kubelet. Nor are there an image for helm to install, and a registry: tests/cluster/helm does that."""
+"""A sandbox has no kubelet. Nor is there an image for helm to install: tests/cluster/helm does that in its own way."""
 
 
 @pytest.fixture
@@ -55,13 +55,13 @@ def typed(lines: list[str], programs: Path, where: Path, **environment: str) -> 
     """Run lines in one shell that ends at the first that fails."""
     search = {"PATH": f"{programs}:{os.environ['PATH']}", "PYTHONPATH": f"{CHECKOUT / 'operator'}:{CHECKOUT}"}
     return subprocess.run(
-        ["bash", "-c", "\n".join(["set -euo pipefail", *lines])],
+        # Ends what a line has started too, such as a wait for what does not come.
+        ["timeout", "240", "bash", "-c", "\n".join(["set -euo pipefail", *lines])],
         cwd=where,
         env=os.environ | search | environment,
         capture_output=True,
         text=True,
         check=False,
-        timeout=240,
     )
 
 
