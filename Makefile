@@ -5,7 +5,7 @@ PY     := $(VENV)/bin/python
 STAMP  := $(VENV)/.installed
 LOCKS  := requirements-dev.lock requirements-model.lock
 
-.PHONY: help install fetch crds chart verify lint test bench simulate boards demo sandbox sandbox-down lock
+.PHONY: help install fetch crds chart reference verify lint test bench simulate boards demo sandbox sandbox-down lock
 
 help: ## List the targets
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F':.*## ' '{printf "  %-14s %s\n", $$1, $$2}'
@@ -27,12 +27,15 @@ crds: $(STAMP) ## Write the CRDs, the chart's too, from the pydantic models
 chart: crds ## Write the chart's README and its schema's descriptions from values.yaml
 	$(PY) charts/describe.py
 
-verify: crds chart ## Fail when a generated file differs from what is committed
-	git diff --exit-code -- crds charts
+reference: crds ## Write docs/reference from the CRDs and the commands
+	$(PY) docs/write_reference.py
+
+verify: crds chart reference ## Fail when a generated file differs from what is committed
+	git diff --exit-code -- crds charts docs/reference
 
 lint: $(STAMP) ## ruff, mypy strict, layers
-	$(VENV)/bin/ruff check operator sandbox bench charts tests
-	$(VENV)/bin/ruff format --check operator sandbox bench charts tests
+	$(VENV)/bin/ruff check operator sandbox bench charts docs/write_reference.py tests
+	$(VENV)/bin/ruff format --check operator sandbox bench charts docs/write_reference.py tests
 	$(VENV)/bin/mypy
 	PYTHONPATH=. $(VENV)/bin/lint-imports
 
