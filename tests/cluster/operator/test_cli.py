@@ -111,7 +111,7 @@ def test_explain_shows_the_record_of_the_status(sandbox: Sandbox, team: Team) ->
         "mode Auto",
         "ARITHMETIC",
         "set by",
-        "to unblock: lower",
+        "to unblock: ",
         "next: ",
     ):
         assert word in text
