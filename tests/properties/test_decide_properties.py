@@ -73,9 +73,27 @@ def test_hands_off_means_no_write(world: World) -> None:
     plan = decide_on(made, gpus, history)
     scaled = {scale.key for scale in plan.scales}
     for one in made:
-        if one.spec.scaling.mode is not Mode.AUTO or "fault" in one.rest or "foreign_autoscaler" in one.rest:
+        if (
+            one.spec.scaling.mode in {Mode.PAUSED, Mode.RECOMMEND}
+            or "fault" in one.rest
+            or "foreign_autoscaler" in one.rest
+        ):
             assert one.key not in scaled
             assert one.child is None or plan.decisions[one.key].desired == one.child.replicas
+
+
+@WIDER
+@given(world=fleets())
+def test_what_is_paused_in_one_direction_does_not_go_there(world: World) -> None:
+    """PausedScaleIn takes no replica away, whatever bounds and load say; PausedScaleOut adds none."""
+    made, gpus, history = world
+    plan = decide_on(made, gpus, history)
+    for one in made:
+        decision = plan.decisions[one.key]
+        if one.spec.scaling.mode is Mode.PAUSED_SCALE_IN:
+            assert decision.desired >= decision.current
+        if one.spec.scaling.mode is Mode.PAUSED_SCALE_OUT:
+            assert decision.desired <= decision.current
 
 
 @WIDER
