@@ -81,6 +81,20 @@ def test_hands_off_means_no_write(world: World) -> None:
 
 @WIDER
 @given(world=fleets())
+def test_what_is_paused_in_one_direction_does_not_go_there(world: World) -> None:
+    """PausedScaleIn takes no replica away, whatever bounds and load say; PausedScaleOut adds none."""
+    made, gpus, history = world
+    plan = decide_on(made, gpus, history)
+    for one in made:
+        decision = plan.decisions[one.key]
+        if one.spec.scaling.mode is Mode.PAUSED_SCALE_IN:
+            assert decision.desired >= decision.current
+        if one.spec.scaling.mode is Mode.PAUSED_SCALE_OUT:
+            assert decision.desired <= decision.current
+
+
+@WIDER
+@given(world=fleets())
 def test_no_scale_in_while_a_ready_pod_is_silent(world: World) -> None:
     """What is not known takes nothing away; only a bound may."""
     made, gpus, history = world
