@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tarfile
 from collections.abc import Iterator
 from functools import cache
@@ -12,12 +13,10 @@ from typing import Any
 
 import pytest
 import yaml
-from typer.testing import CliRunner
 
 from charts.describe import generated, readme, schema, values
 from modelfleet.api.kinds import KINDS
 from modelfleet.api.meta import GROUP
-from modelfleet.cli.main import app
 from sandbox import binaries
 from sandbox.fleet import CHART
 
@@ -262,9 +261,10 @@ def test_the_operator_knows_every_argument(sets: tuple[str, ...]) -> None:
     """Read by the real command: it gets as far as looking for credentials."""
     (container,) = named("Deployment/modelfleet", *sets)["spec"]["template"]["spec"]["containers"]
     arguments = [argument.replace("$(POD_IP)", "127.0.0.1") for argument in container["args"]]
-    result = CliRunner().invoke(app, [*arguments, "--kubeconfig=/nonexistent", "--listen-port=0"])
-    assert result.exit_code == 1, result.output
-    assert "no Kubernetes credentials" in result.output
+    command = [sys.executable, "-m", "modelfleet", *arguments, "--kubeconfig=/nonexistent", "--listen-port=0"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 1, result.stderr
+    assert "no Kubernetes credentials" in result.stderr
 
 
 def test_selectors_find_the_operator_and_nothing_else() -> None:
