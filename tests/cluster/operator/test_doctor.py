@@ -137,13 +137,20 @@ def test_a_full_quota(sandbox: Sandbox, team: Team) -> None:
 def test_an_image_that_never_starts(sandbox: Sandbox, team: Team) -> None:
     """The pod is as the kubelet leaves one whose image is not there."""
     team.deploy(engine={"imagePullSeconds": 600})
-    [pod] = until(team.pods)
+    pulling = "sandbox.modelfleet.dev/image-pull-seconds"
+    [pod] = until(
+        lambda: [
+            each
+            for each in team.pods()
+            if pulling in each["metadata"].get("annotations", {}) and each["status"].get("containerStatuses")
+        ]
+    )
     waiting = {"reason": "ImagePullBackOff", "message": 'Back-off pulling image "vllm/vllm-openai:typo"'}
     container = {"name": pod["spec"]["containers"][0]["name"], "image": "", "imageID": "", "ready": False}
     path = f"/api/v1/namespaces/{team.namespace}/pods/{pod['metadata']['name']}"
     statuses = [{**container, "restartCount": 0, "state": {"waiting": waiting}}]
     # Without it the sandbox pulls no image, and so never gets any further.
-    sandbox.request("PATCH", path, {"metadata": {"annotations": {"sandbox.modelfleet.dev/image-pull-seconds": None}}})
+    sandbox.request("PATCH", path, {"metadata": {"annotations": {pulling: None}}})
     sandbox.request("PATCH", f"{path}/status", {"status": {"phase": "Pending", "containerStatuses": statuses}})
 
     finding = named(sandbox, f"pod {team.namespace}/llama-", "ImagePullBackOff", "vllm-openai:typo")
