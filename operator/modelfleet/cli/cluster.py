@@ -79,6 +79,15 @@ def in_cluster(
         refuse(str(error))
 
 
+def read_deployment(name: str, *, kubeconfig: str | None, context: str | None, namespace: str | None) -> Json:
+    """Connect and return a ModelDeployment."""
+
+    async def read(cluster: Cluster) -> Json:
+        return await cluster.deployment(name)
+
+    return in_cluster(read, kubeconfig=kubeconfig, context=context, namespace=namespace)
+
+
 def refuse(text: str) -> NoReturn:
     """Say in one line why there is no answer, and end."""
     typer.echo(f"Error: {' '.join(text.split())}", err=True)

@@ -11,7 +11,6 @@ from rich.text import Text
 from modelfleet.adapters.kubernetes import Json
 from modelfleet.api.conditions import Limit
 from modelfleet.cli.cluster import (
-    Cluster,
     Context,
     Kubeconfig,
     Namespace,
@@ -19,9 +18,9 @@ from modelfleet.cli.cluster import (
     ago,
     clock,
     emit,
-    in_cluster,
     moment,
     printer,
+    read_deployment,
     span,
 )
 from modelfleet.cli.names import deployment_names
@@ -36,11 +35,7 @@ def explain(
     output: OutputOption = None,
 ) -> None:
     """Show the arithmetic of the last decision: signals, steps, limits and their owners, and what would unblock it."""
-
-    async def read(cluster: Cluster) -> Json:
-        return await cluster.deployment(name)
-
-    item = in_cluster(read, kubeconfig=kubeconfig, context=context, namespace=namespace)
+    item = read_deployment(name, kubeconfig=kubeconfig, context=context, namespace=namespace)
     if output is not None:
         emit(explanation(item), output)
         return

@@ -10,7 +10,6 @@ from rich.text import Text
 
 from modelfleet.adapters.kubernetes import Json
 from modelfleet.cli.cluster import (
-    Cluster,
     Context,
     Kubeconfig,
     Namespace,
@@ -18,9 +17,9 @@ from modelfleet.cli.cluster import (
     ago,
     clock,
     emit,
-    in_cluster,
     moment,
     printer,
+    read_deployment,
     span,
 )
 from modelfleet.cli.names import deployment_names
@@ -44,11 +43,7 @@ def history(
     output: OutputOption = None,
 ) -> None:
     """Show when desired or reason last changed (up to 20 times), with load, wanted, desired and ready."""
-
-    async def read(cluster: Cluster) -> Json:
-        return await cluster.deployment(name)
-
-    item = in_cluster(read, kubeconfig=kubeconfig, context=context, namespace=namespace)
+    item = read_deployment(name, kubeconfig=kubeconfig, context=context, namespace=namespace)
     recent: list[Json] = (item.get("status") or {}).get("recent") or []
     if output is not None:
         emit(recent, output)

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable
+from functools import cached_property
 from heapq import heappop, heappush
 
 from modelfleet.decide.snapshot import Node
@@ -26,6 +27,17 @@ class Places:
         for number, free in enumerate(self.free):
             self._with_free[free].append(number)
         self._top = len(self._with_free) - 1
+
+    @cached_property
+    def number_of(self) -> dict[str, int]:
+        """Numbers of the nodes by name."""
+        return {node.name: number for number, node in enumerate(self.nodes)}
+
+    def drain(self, node: str, gpus: int) -> None:
+        """Note that GPUs of a node will be free; a node that is not usable makes no place."""
+        number = self.number_of.get(node)
+        if number is not None:
+            self.draining[number] += gpus
 
     def take(self, gpus: int, count: int = 1) -> int:
         """Take GPUs for so many replicas, each of the node with the most free; return for how many.

@@ -31,14 +31,13 @@ class LowerPriorities:
 
     def __init__(self, asks: Iterable[Ask], places: Places, gone: set[tuple[str, str]]) -> None:
         """Look at the tenant's replicas; `gone` has namespace and name of pods that go already, and is kept up."""
-        number_of = {node.name: number for number, node in enumerate(places.nodes)}
         self._places, self._gone = places, gone
         self._of_deployment: dict[Key, list[Preempted]] = {}
         self._by_node: dict[int, list[Preempted]] = {}
         for ask in asks:
             for replica in ask.replicas:
                 rank = (ask.priority, replica.ready, replica.in_flight, ask.key, replica.pod)
-                one = Preempted(rank, ask, replica, number_of.get(replica.node))
+                one = Preempted(rank, ask, replica, places.number_of.get(replica.node))
                 self._of_deployment.setdefault(ask.key, []).append(one)
                 if one.number is not None:
                     self._by_node.setdefault(one.number, []).append(one)
@@ -65,8 +64,7 @@ class LowerPriorities:
         """Take the victims away: they drain where they run."""
         for one in victims:
             self._gone.add((one.ask.key.namespace, one.replica.pod))
-            if one.number is not None:
-                self._places.draining[one.number] += one.ask.gpus
+            self._places.drain(one.replica.node, one.ask.gpus)
 
     def _open(self, number: int, gpus: int, priority: int) -> tuple[Preempted, ...]:
         """Return who goes from one node, in order, until the place is there; nobody when it will not be."""

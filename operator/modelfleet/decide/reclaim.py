@@ -111,7 +111,6 @@ class Borrowed:
         self._guaranteed: dict[str, int] = {}
         self._heaps: dict[tuple[int, str], list[tuple[Cost, Hole]]] = {}
         self._stale: set[int] = set()
-        number_of = {node.name: number for number, node in enumerate(places.nodes)}
         for ask in asks:
             account = accounts[ask.tenant]
             if account.stays <= account.nominal:
@@ -127,7 +126,7 @@ class Borrowed:
                     ask.key,
                     replica.pod,
                 )
-                victim = Victim(rank, account, ask, replica, number_of.get(replica.node))
+                victim = Victim(rank, account, ask, replica, places.number_of.get(replica.node))
                 self._by_account.setdefault(account.name, []).append(victim)
                 if victim.number is not None:
                     self._by_node.setdefault(victim.number, []).append(victim)
@@ -193,7 +192,7 @@ class Borrowed:
             self._gone.add((victim.ask.key.namespace, victim.replica.pod))
             victim.account.stays -= victim.ask.gpus
             if victim.number is not None:
-                self._places.draining[victim.number] += victim.ask.gpus
+                self._places.drain(victim.replica.node, victim.ask.gpus)
                 touched.add(victim.number)
             if not victim.replica.ready:
                 lighter.add(victim.ask.key)

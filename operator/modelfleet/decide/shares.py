@@ -238,15 +238,14 @@ class _Class:
     def _note_leaving(self, leaving: Iterable[Leaving]) -> Mapping[str, int]:
         going: Counter[str] = Counter()
         self._unplaced: Counter[str] = Counter()
-        number_of = {node.name: number for number, node in enumerate(self._places.nodes)} if leaving else {}
         for one in leaving:
             if not one.node:
                 self._unplaced[one.tenant] += one.gpus
                 continue
             going[one.tenant] += one.gpus
             self._told.setdefault(one.node, []).append(Wait(one.tenant, one.gpus, one.seconds))
-            if one.told and one.node in number_of:
-                self._places.draining[number_of[one.node]] += one.gpus
+            if one.told:
+                self._places.drain(one.node, one.gpus)
         return going
 
     def _open(
@@ -307,13 +306,11 @@ class _Class:
 
     def _note_shrinking(self) -> None:
         """Let what a lower count gives up drain where it runs: it frees GPUs before anybody is asked for any."""
-        number_of = {node.name: number for number, node in enumerate(self._places.nodes)} if self._shrinking else {}
         for ask in self._shrinking:
             for replica in ask.replicas[: _shrinks(ask)]:
                 self._accounts[ask.tenant].stays -= ask.gpus
                 self._told.setdefault(replica.node, []).append(Wait(ask.tenant, ask.gpus, ask.grace_seconds))
-                if replica.node in number_of:
-                    self._places.draining[number_of[replica.node]] += ask.gpus
+                self._places.drain(replica.node, ask.gpus)
 
     # --- the five steps -------------------------------------------------------------------------
 

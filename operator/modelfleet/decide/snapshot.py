@@ -209,6 +209,11 @@ class Quota:
     lending_limit_gpus: int | None = None
     weight: int = 1
 
+    @property
+    def limit_gpus(self) -> int | None:
+        """Most it may have in all; None while borrowing has no limit."""
+        return None if self.borrowing_limit_gpus is None else self.nominal_gpus + self.borrowing_limit_gpus
+
 
 class Tokens(StrEnum):
     """What a token allowance counts."""

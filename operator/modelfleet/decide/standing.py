@@ -122,10 +122,9 @@ def judge_tenant(
     """
     rows, reclaims = tuple(standing), tuple(reclaims)
     over = [
-        f"{row.used} of {row.quota.nominal_gpus + row.quota.borrowing_limit_gpus} GPUs of {row.accelerator} are used"
+        f"{row.used} of {row.quota.limit_gpus} GPUs of {row.accelerator} are used"
         for row in rows
-        if row.quota.borrowing_limit_gpus is not None
-        and row.used > row.quota.nominal_gpus + row.quota.borrowing_limit_gpus
+        if row.quota.limit_gpus is not None and row.used > row.quota.limit_gpus
     ]
     gives = [
         f"{each.gpus} GPUs of {each.key} go to {each.taker}, which {why_taken(of_its_own=each.of_its_own)}"

@@ -236,11 +236,7 @@ TENANT_GAUGES: tuple[tuple[str, str, Callable[[Standing], float | None]], ...] =
     (
         "limit_gpus",
         "Most GPUs it may have, nominal and borrowed; nothing where borrowing has no limit.",
-        lambda standing: (
-            None
-            if standing.quota.borrowing_limit_gpus is None
-            else standing.quota.nominal_gpus + standing.quota.borrowing_limit_gpus
-        ),
+        lambda standing: standing.quota.limit_gpus,
     ),
     ("guaranteed_gpus", "Its demand as far as nominal covers it.", lambda standing: standing.guaranteed),
     ("used_gpus", "GPUs that pods of its namespaces hold, whoever made them.", lambda standing: standing.used),

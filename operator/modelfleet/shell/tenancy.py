@@ -109,11 +109,34 @@ class TenantReporter:
         if old is None or (old.observed_generation, old.namespaces) != (new.observed_generation, new.namespaces):
             return True
         assert self._began_at is not None  # noqa: S101 - due() sets it
-        if written_at is None and now - self._began_at < blind_seconds:
-            return False  # an earlier process wrote it with signals that this one may still lack
-        if _truths(old) != _truths(new):
-            return True
-        return old.classes != new.classes and (written_at is None or now - written_at >= COUNTS_SECONDS)
+        return worth_a_write(
+            now,
+            written_at=written_at,
+            blind=now - self._began_at < blind_seconds,
+            bounds=False,
+            words=_truths(old) != _truths(new),
+            counts=old.classes != new.classes,
+        )
+
+
+def worth_a_write(
+    now: float, *, written_at: float | None, blind: bool, bounds: bool, words: bool, counts: bool
+) -> bool:
+    """Return whether what is told of a tenant has to be told anew now.
+
+    Args:
+        now: Seconds since the epoch.
+        written_at: When this process last wrote it; None before.
+        blind: Whether this process may still lack signals that an earlier one wrote it with.
+        bounds: Whether what people set has changed; it waits for nothing.
+        words: Whether reasons have changed.
+        counts: Whether anything has; counts wait for COUNTS_SECONDS.
+    """
+    if bounds:
+        return True
+    if written_at is None and blind:
+        return False
+    return words or (counts and (written_at is None or now - written_at >= COUNTS_SECONDS))
 
 
 def _still_draining(before: tuple[Reclaim, ...], snapshot: Snapshot, plan: Plan) -> tuple[Reclaim, ...]:

@@ -14,7 +14,7 @@ from modelfleet.shell.fence import ABSENT_SECONDS
 from modelfleet.shell.lease import Leadership
 from modelfleet.shell.mirror import Mirror
 from modelfleet.shell.records import TenantRecord, ViewRecord
-from modelfleet.shell.tenancy import COUNTS_SECONDS, Account
+from modelfleet.shell.tenancy import Account, worth_a_write
 
 log = structlog.get_logger()
 
@@ -99,13 +99,14 @@ class ViewReporter:
         live, written_at = self._mirror.views.get(namespace), self._written_at.get(namespace)
         if live is None or live.spec is None or live.owner_uid != tenant.uid:
             return True
-        if live.spec == new:
-            return False
-        if _bounds(live.spec) != _bounds(new):
-            return True
-        if written_at is None and blind:
-            return False  # an earlier process wrote it with signals that this one may still lack
-        return live.spec.reason != new.reason or written_at is None or now - written_at >= COUNTS_SECONDS
+        return worth_a_write(
+            now,
+            written_at=written_at,
+            blind=blind,
+            bounds=_bounds(live.spec) != _bounds(new),
+            words=live.spec.reason != new.reason,
+            counts=live.spec != new,
+        )
 
 
 def _view(account: Account) -> TenantViewSpec:
@@ -119,9 +120,7 @@ def _view(account: Account) -> TenantViewSpec:
             lent=row.lent,
             waiting=row.waiting,
             nominal_quota=row.quota.nominal_gpus,
-            limit=None
-            if row.quota.borrowing_limit_gpus is None
-            else row.quota.nominal_gpus + row.quota.borrowing_limit_gpus,
+            limit=row.quota.limit_gpus,
             minimums=row.minimums,
             largest_node_gpus=row.largest_node_gpus,
         )
