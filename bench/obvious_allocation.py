@@ -393,7 +393,8 @@ class _Sharing:
         for victim in mine:
             if victim[2].node != node or victim[1].priority >= ask.priority or need <= 0:
                 continue
-            left = sum(1 for one in mine if one[1].key == victim[1].key)
+            its = victim[1]
+            left = min(its.held, its.assured, its.asked) - sum(1 for key, _ in self.preempted if key == its.key)
             lost = sum(1 for one in with_unready([*chosen, victim]) if one[1].key == victim[1].key)
             if left - lost >= victim[1].min_replicas:
                 chosen.append(victim)

@@ -4,6 +4,7 @@ Nothing goes to or comes from anybody else: the tenant has the same before and a
 counts: a lower priority gives to a higher one, down to its minReplicas.
 """
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
@@ -34,6 +35,7 @@ class LowerPriorities:
         self._places, self._gone = places, gone
         self._of_deployment: dict[Key, list[Preempted]] = {}
         self._by_node: dict[int, list[Preempted]] = {}
+        self._lost: Counter[Key] = Counter()
         for ask in asks:
             for replica in ask.replicas:
                 rank = (ask.priority, replica.ready, replica.in_flight, ask.key, replica.pod)
@@ -64,6 +66,7 @@ class LowerPriorities:
         """Take the victims away: they drain where they run."""
         for one in victims:
             self._gone.add((one.ask.key.namespace, one.replica.pod))
+            self._lost[one.ask.key] += 1
             self._places.drain(one.replica.node, one.ask.gpus)
 
     def _open(self, number: int, gpus: int, priority: int) -> tuple[Preempted, ...]:
@@ -87,10 +90,10 @@ class LowerPriorities:
 
     def _may_lose(self, chosen: list[Preempted]) -> bool:
         """Return whether each deployment keeps its minReplicas."""
-        lost = [*chosen, *self._along(chosen)]
         ask = chosen[-1].ask
-        left = sum(not self._is_gone(one) for one in self._of_deployment[ask.key])
-        return left - sum(one.ask.key == ask.key for one in lost) >= ask.min_replicas
+        lost = sum(one.ask.key == ask.key for one in (*chosen, *self._along(chosen)))
+        # Pods beyond what was asked for go anyhow: they do not make up for one that is taken.
+        return min(ask.held, ask.assured, ask.asked) - self._lost[ask.key] - lost >= ask.min_replicas
 
     def _along(self, chosen: list[Preempted]) -> list[Preempted]:
         """Return who goes first whatever is asked: replicas elsewhere of the same deployments that are not ready."""

@@ -184,6 +184,8 @@ def test_cohorts_lend_among_themselves(sandbox: Sandbox, new_team: Callable[...,
             sandbox.request("PATCH", resource_path(API_VERSION, "Tenant", name=name), {"spec": {"cohort": cohort}})
         busy.deploy(accelerator=accelerator, scaling={"minReplicas": 4, "maxReplicas": 4})
         same("LendingLimit", lambda: busy.status().get("limitedBy"))
+        # The status may be told before the Deployment is made.
+        until(lambda: busy.child("Deployment", "llama"))
         same(2, busy.replicas)
         sandbox.request("PATCH", resource_path(API_VERSION, "Tenant", name=owner), {"spec": {"cohort": "serving"}})
         busy.await_ready(replicas=4)
