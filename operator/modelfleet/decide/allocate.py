@@ -5,13 +5,12 @@ asked for whatever is free (its pods wait in Pending, where people and cluster a
 only when they fit.
 """
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from modelfleet.api.meta import Key
 
 
-@dataclass(frozen=True, slots=True)
-class Replica:
+class Replica(NamedTuple):
     """A replica that holds GPUs.
 
     Attributes:
@@ -26,8 +25,7 @@ class Replica:
     in_flight: float = 0.0
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Ask:
+class Ask(NamedTuple):
     """What one deployment asks of one accelerator class.
 
     Attributes:

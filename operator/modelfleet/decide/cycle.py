@@ -27,7 +27,7 @@ from modelfleet.decide.forecast import (
     learn_tokens_per_request,
     remember_queue,
 )
-from modelfleet.decide.history import Measured, Memory
+from modelfleet.decide.history import Measured, Memory, Recommendation
 from modelfleet.decide.lookback import NO_PAST, Lookback, look_back
 from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, sample
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
@@ -114,15 +114,16 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
             current,
             wanted=current,
             asked=current,
-            steps=(Step(StepName.REPLICAS, current, Limit.INVALID),),
+            steps=(Step(_REPLICAS, current, Limit.INVALID),),
             facts=Missing(why, fault=False),
             in_force=limits,
         )
     facts: Facts | Missing
     if observed.assumed is not None:
         facts, wanted = ASSUMED, observed.assumed.replicas
-        memory, damped, limit = _damp(memory, spec, wanted, current, now)
-        steps: tuple[Step, ...] = (Step(StepName.REPLICAS, wanted), Step(StepName.STABILIZE, damped, limit))
+        highest, lowest, damped, limit = _damp(memory, spec, wanted, current, now)
+        memory = memory._replace(highest=highest, lowest=lowest)
+        steps: tuple[Step, ...] = (Step(_REPLICAS, wanted), Step(_STABILIZE, damped, limit))
     elif isinstance(seen := demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds), Missing):
         memory, damped, steps = _hold(memory, spec, current, now)
         facts, wanted = seen, current
@@ -146,7 +147,7 @@ def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -
         seconds=spec.scaling.behavior.scale_down.stabilization_window_seconds,
         keep_highest=True,
     )
-    steps = (Step(StepName.REPLICAS, current, Limit.METRICS), Step(StepName.STABILIZE, current))
+    steps = (Step(_REPLICAS, current, Limit.METRICS), Step(_STABILIZE, current))
     measured = memory.measured._replace(saturated_since=None)
     return memory._replace(highest=highest, queue=(), measured=measured), current, steps
 
@@ -236,8 +237,10 @@ def _recommend(
         queue_falls=growth < 0,
         tolerance=behavior.tolerance_percent / 100,
     )
-    memory, damped, limit = _damp(memory, spec, wanted.replicas, current, now)
+    highest, lowest, damped, limit = _damp(memory, spec, wanted.replicas, current, now)
     memory = memory._replace(
+        highest=highest,
+        lowest=lowest,
         queue=queue,
         measured=measured,
         pace=pace,
@@ -245,15 +248,15 @@ def _recommend(
         tokens_per_request=tokens_per_request,
         token_mix=token_mix,
     )
-    steps = (Step(StepName.REPLICAS, wanted.replicas), Step(StepName.STABILIZE, damped, limit))
+    steps = (Step(_REPLICAS, wanted.replicas), Step(_STABILIZE, damped, limit))
     mixed = input_per_output(token_mix, seen)
     return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted, mixed)
 
 
 def _damp(
     memory: Memory, spec: ModelDeploymentSpec, wanted: int, current: int, now: float
-) -> tuple[Memory, int, Limit]:
-    """Remember what is wanted, and keep to the windows and rates."""
+) -> tuple[tuple[Recommendation, ...], tuple[Recommendation, ...], int, Limit]:
+    """Add what is wanted to the two windows, and keep to them and to the rates."""
     behavior = spec.scaling.behavior
     highest = damping.remember(
         memory.highest,
@@ -279,7 +282,7 @@ def _damp(
         deciding_since=memory.since,
         now=now,
     )
-    return memory._replace(highest=highest, lowest=lowest), damped, limit
+    return highest, lowest, damped, limit
 
 
 def _go_one_way(draft: _Draft) -> _Draft:
@@ -459,8 +462,7 @@ def _tenant_of(draft: _Draft, tenants: Mapping[str, Tenant]) -> str:
 def _as_it_stays(ask: Ask, draft: _Draft) -> Ask:
     """Ask for what exists. A team's mode keeps it from its own priorities, and not what is borrowed; what another
     autoscaler scales would be put back."""
-    return replace(
-        ask,
+    return ask._replace(
         assured=draft.current,
         asked=draft.current,
         min_replicas=ask.held,
@@ -724,7 +726,7 @@ def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
     alive = memory.ready_pods & {pod.uid for pod in pods}
     return memory._replace(
         start_seconds=(*memory.start_seconds, *(seconds for _, _, seconds in new))[-START_SAMPLES:],
-        ready_pods=frozenset(alive | ready.keys()),
+        ready_pods=alive.union(ready),
     )
 
 

@@ -63,25 +63,24 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
     ready = [pod for pod in pods if pod.ready_at is not None and not pod.terminating]
     if not ready:
         return Missing("no pod is ready", fault=False)
-    signals = [pod.signals for pod in ready]
     oldest = now - max_age_seconds
-    queues = [each.queued_requests for each in signals]
+    # The order of PodSignals.
+    queues, in_batch, generated, completed, _, _, prompts = zip(*[pod.signals for pod in ready], strict=True)
     queued = _total(queues, ready, now, oldest)
-    running = _total([each.running_requests for each in signals], ready, now, oldest)
-    output = _total([each.output_tokens_per_second for each in signals], ready, now, oldest)
-    finished = _total([each.finished_requests_per_second for each in signals], ready, now, oldest)
     if queued.known == 0:
         return Missing(queued.missing or "no ready pod has reported yet", fault=bool(queued.missing))
+    running = _total(in_batch, ready, now, oldest)
+    output = _total(generated, ready, now, oldest)
     return Demand(
         len(ready),
         tuple([queue.value for queue in queues if type(queue) is Signal and queue.sampled_at >= oldest]),
         queued,
         running,
         output,
-        finished,
-        _total([each.input_tokens_per_second for each in signals], ready, now, oldest),
-        complete=queued.known == running.known == output.known == len(ready),
-        missing=queued.missing or running.missing or output.missing,
+        _total(completed, ready, now, oldest),
+        _total(prompts, ready, now, oldest),
+        queued.known == running.known == output.known == len(ready),
+        queued.missing or running.missing or output.missing,
     )
 
 
@@ -98,14 +97,16 @@ def saturated(pods: tuple[Pod, ...]) -> bool:
 
 def _total(readings: Sequence[Reading], ready: Sequence[Pod], now: float, oldest: float) -> Total:
     """Add up one signal of the ready pods, in their order."""
-    value: float = 0
+    value = 0.0
     known, sampled_at = 0, now
     for reading in readings:
-        if type(reading) is Signal and reading.sampled_at >= oldest:
-            value += reading.value
-            if not known or reading.sampled_at < sampled_at:
-                sampled_at = reading.sampled_at
-            known += 1
+        if type(reading) is Signal:
+            at = reading.sampled_at
+            if at >= oldest:
+                value += reading.value
+                if not known or at < sampled_at:
+                    sampled_at = at
+                known += 1
     missing = "" if known == len(readings) else _missing(readings, ready, now, oldest)
     return Total(value, known, sampled_at if known else 0.0, missing)
 

@@ -66,7 +66,7 @@ def forecast(
     if tokens_per_request is None:
         return Load(served, 0.0, 0.0)
     # Never below zero: clients that give up shorten the queue too, and nobody served them.
-    growth = max(-served, queue_growth_per_second * tokens_per_request)
+    growth = max(queue_growth_per_second * tokens_per_request, 0.0 - served)
     excess = max(0.0, demand.queued_requests.value - queue_tolerated)
     return Load(served, growth, min(excess * tokens_per_request / start_seconds, served + growth))
 
@@ -93,7 +93,9 @@ def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float
     A partial sum is left out: a pod that reports again would look like growth.
     """
     since = now - GROWTH_WINDOW_SECONDS
-    recent = tuple([sample for sample in queue if sample.at > since])
+    recent = queue
+    while recent and recent[0].at <= since:
+        recent = recent[1:]
     if demand.queued_requests.known < demand.ready:
         return recent
     return (*recent, QueueSample(now, demand.queued_requests.value))

@@ -174,20 +174,19 @@ def replicas(
     if by_queue > exact:
         exact, measure = by_queue, Measure.QUEUE
 
-    def wanted(count: int, why: Measure, *, within_tolerance: bool = False) -> Wanted:
-        return Wanted(count, need.by_latency, need.by_tokens, by_running, by_queue, why, planned, within_tolerance)
-
+    count, within_tolerance = current, False
     idle = complete and demand.queued_requests.value == 0 and demand.running_requests.value == 0
-    if not idle and by_queue <= current and need.unknown:
-        return wanted(current, Measure.CAPACITY_UNKNOWN)
-    if current > 0 and _within(exact, current, tolerance=tolerance, planned=planned is not None):
-        return wanted(current, measure, within_tolerance=True)
-    count = ceil(min(exact, MOST_REPLICAS))
-    if count < current and not complete:
-        return wanted(current, Measure.PARTIAL)
-    if count < current and waiting > demand.ready:
-        return wanted(current, Measure.QUEUE_HOLDS)
-    return wanted(count, measure)
+    if need.unknown and not idle and by_queue <= current:
+        measure = Measure.CAPACITY_UNKNOWN
+    elif current > 0 and _within(exact, current, tolerance=tolerance, planned=planned is not None):
+        within_tolerance = True
+    else:
+        count = ceil(min(exact, MOST_REPLICAS))
+        if count < current and not complete:
+            count, measure = current, Measure.PARTIAL
+        elif count < current and waiting > demand.ready:
+            count, measure = current, Measure.QUEUE_HOLDS
+    return Wanted(count, need.by_latency, need.by_tokens, by_running, by_queue, measure, planned, within_tolerance)
 
 
 def _waiting(demand: Demand, queued_per_replica: int) -> float:

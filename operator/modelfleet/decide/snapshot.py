@@ -36,8 +36,7 @@ class Missing:
 Reading = Signal | Missing
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class PodSignals:
+class PodSignals(NamedTuple):
     """What one pod's engine reports; ranks of a data-parallel engine are already folded.
 
     Attributes:
