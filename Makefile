@@ -67,3 +67,4 @@ sandbox-down: $(STAMP) ## End that cluster
 lock: $(STAMP) ## Resolve the locks anew (hash-pinned, no registry addresses)
 	$(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url pyproject.toml -o requirements.lock
 	$(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --all-extras pyproject.toml -o requirements-dev.lock
+	$(PY) -m uv pip compile -q --universal --python-version 3.11 --generate-hashes --no-header --no-emit-index-url --group compile -o requirements-compile.lock

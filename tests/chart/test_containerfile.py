@@ -7,22 +7,26 @@ import os
 import re
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import yaml
 
+from bench.compiled import OPTIONS
 from sandbox.cluster import CHECKOUT
 from sandbox.fleet import CHART
 
 TEXT = (CHECKOUT / "Containerfile").read_text()
 STEPS = [
     (word, rest.strip())
-    for line in TEXT.splitlines()
+    for line in TEXT.replace("\\\n", "").splitlines()
     if line and not line.startswith("#")
     for word, _, rest in [line.partition(" ")]
 ]
 NETWORK_SECONDS = 280
+APT = "apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev"
+"""Signed by Debian, of the base image's release, and gone with its stage."""
 
 
 def values(word: str) -> list[str]:
@@ -36,12 +40,20 @@ def test_everything_from_outside_is_held_by_a_hash() -> None:
     assert values("FROM") == ["${PYTHON} AS build", "${PYTHON}"]
     assert not values("ADD")
     fetching = [
-        step for step in values("RUN") if re.search(r"install|curl|wget|apt|git ", step) and "uninstall" not in step
+        step
+        for step in values("RUN")
+        if re.search(r"install|curl|wget|apt|git ", step) and "uninstall" not in step and step != APT
     ]
-    assert [("--require-hashes" in step, "--only-binary=:all:" in step) for step in fetching] == [(True, True)]
-    lock = (CHECKOUT / "requirements.lock").read_text()
-    pinned = re.findall(r"^\S+==\S+(?:.*\\\n\s+--hash=sha256:[0-9a-f]{64})", lock, re.MULTILINE)
-    assert len(pinned) == len(re.findall(r"^[a-z]", lock, re.MULTILINE)) > 20
+    assert [("--require-hashes" in step, "--only-binary=:all:" in step) for step in fetching] == [(True, True)] * 2
+    for name, least in (("requirements.lock", 20), ("requirements-compile.lock", 4)):
+        lock = (CHECKOUT / name).read_text()
+        pinned = re.findall(r"^\S+==\S+(?:.*\\\n\s+--hash=sha256:[0-9a-f]{64})", lock, re.MULTILINE)
+        assert len(pinned) == len(re.findall(r"^[a-z]", lock, re.MULTILINE)) > least
+
+
+def test_the_bench_compiles_as_the_image_does() -> None:
+    options = dict(word.split("=") for step in values("ENV") if "MYPYC" in step for word in step.split())
+    assert options == OPTIONS
 
 
 def test_it_runs_as_the_user_that_the_chart_asks_for() -> None:
@@ -55,32 +67,43 @@ def test_nothing_but_the_product_goes_in() -> None:
         lines = (CHECKOUT / name).read_text().split()
         assert lines[0] == "*"
         kept = {line.removeprefix("!") for line in lines if line.startswith("!")}
-        assert kept == {"LICENSE", "requirements.lock", "operator/modelfleet"}
+        assert kept == {"LICENSE", "requirements.lock", "requirements-compile.lock", "operator/modelfleet"}
 
 
-@pytest.mark.timeout(NETWORK_SECONDS)
-def test_the_build_makes_an_operator(tmp_path: Path) -> None:
-    """The RUN and COPY steps of the build, with only the paths changed; then the entrypoint, without the checkout."""
-    source, target = tmp_path / "src", tmp_path / "modelfleet"
+@pytest.fixture(scope="module")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where the RUN and COPY steps of the build put the product, with only the paths changed."""
+    source, target = (tmp_path_factory.mktemp("image") / name for name in ("src", "modelfleet"))
     source.mkdir()
     inside_build = False
+    here = source
+    clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
     for word, rest in STEPS:
         if word == "FROM":
             inside_build = rest.endswith(" AS build")
+        elif word == "WORKDIR" and inside_build:
+            here = Path(rest.replace("/src", str(source), 1))
+        elif word == "ENV" and inside_build:
+            clean |= dict(setting.split("=", 1) for setting in rest.split())
         elif word == "COPY" and inside_build:
             name, destination = rest.split()
             copy = shutil.copytree if (CHECKOUT / name).is_dir() else shutil.copy
-            copy(CHECKOUT / name, source / destination / ("" if destination == "./" else "."))
-        elif word == "RUN":
-            command = rest.replace("/opt/modelfleet", str(target))
-            clean = {key: value for key, value in os.environ.items() if key not in ("PYTHONPATH", "VIRTUAL_ENV")}
+            copy(CHECKOUT / name, here / destination / ("" if destination == "./" else "."))
+        elif word == "RUN" and rest != APT:
+            command = rest.replace("/opt/modelfleet", str(target)).replace("/opt/compile", str(source / "compile"))
             done = subprocess.run(
-                ["/bin/sh", "-ec", command], cwd=source, env=clean, capture_output=True, text=True, check=False
+                ["/bin/sh", "-ec", command], cwd=here, env=clean, capture_output=True, text=True, check=False
             )
-            assert done.returncode == 0, f"{rest}\n{done.stderr}"
+            assert done.returncode == 0, f"{rest}\n{done.stdout}\n{done.stderr}"
+    return target
 
+
+@pytest.mark.xdist_group("image")
+@pytest.mark.timeout(NETWORK_SECONDS)
+def test_the_build_makes_an_operator(built: Path) -> None:
+    """The entrypoint runs without the checkout."""
     (entrypoint,) = (json.loads(rest) for rest in values("ENTRYPOINT"))
-    outside = {"PATH": f"{target}/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
+    outside = {"PATH": f"{built}/bin:/usr/bin:/bin", "PYTHONDONTWRITEBYTECODE": "1", "HOME": "/nonexistent"}
 
     def run(*arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -96,4 +119,30 @@ def test_the_build_makes_an_operator(tmp_path: Path) -> None:
     lost = run("run", "--kubeconfig", "/nonexistent", "--listen-address=127.0.0.1", "--listen-port=0")
     assert lost.returncode == 1
     assert "no Kubernetes credentials" in lost.stdout + lost.stderr
-    assert not (target / "bin" / "pip3").exists() and shutil.which("pip", path=str(target / "bin")) is None
+    assert not (built / "bin" / "pip3").exists() and shutil.which("pip", path=str(built / "bin")) is None
+
+
+@pytest.mark.xdist_group("image")
+@pytest.mark.timeout(NETWORK_SECONDS)
+def test_compiled_it_decides_as_its_source_does(built: Path, tmp_path: Path) -> None:
+    """Stories and properties of decide/, run again on the image's machine code."""
+    (site,) = built.glob("lib/python3.*/site-packages")
+    used = subprocess.check_output(
+        [built / "bin/python", "-c", "from modelfleet.decide import cycle; print(cycle.__file__)"], cwd="/", text=True
+    )
+    assert used.strip().endswith(".so")
+    for each in (site / "modelfleet", *site.glob("*__mypyc.*.so")):
+        (tmp_path / each.name).symlink_to(each)
+    done = subprocess.run(
+        [
+            *(sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"),
+            *("-o", f"pythonpath={tmp_path} {CHECKOUT}", "tests/properties/test_decide_properties.py"),
+            *map(str, sorted(CHECKOUT.glob("tests/decide/test_*stories.py"))),
+        ],
+        cwd=CHECKOUT,
+        env={key: value for key, value in os.environ.items() if not key.startswith("PYTEST")},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout[-4000:]

@@ -1,6 +1,6 @@
 """Step 8 without tenants: growth is granted where GPUs are free on one node, and priority takes places."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import pytest

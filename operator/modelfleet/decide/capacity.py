@@ -98,7 +98,8 @@ def measure(
         now: Seconds since the epoch.
         elapsed_seconds: Length of the interval.
     """
-    if not (demand.complete and demand.queued_requests.value >= demand.ready and saturated(pods) and _settled(pods, now)):
+    waiting = demand.complete and demand.queued_requests.value >= demand.ready
+    if not (waiting and saturated(pods) and _settled(pods, now)):
         return measured if measured.saturated_since is None else measured._replace(saturated_since=None)
     since = now if measured.saturated_since is None else measured.saturated_since
     if now - since < MIN_SATURATED_SECONDS:

@@ -64,21 +64,21 @@ def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Dema
     if not ready:
         return Missing("no pod is ready", fault=False)
     oldest = now - max_age_seconds
-    # The order of PodSignals.
-    queues, in_batch, generated, completed, _, _, prompts = zip(*[pod.signals for pod in ready], strict=True)
+    signals = [pod.signals for pod in ready]
+    queues = [each.queued_requests for each in signals]
     queued = _total(queues, ready, now, oldest)
     if queued.known == 0:
         return Missing(queued.missing or "no ready pod has reported yet", fault=bool(queued.missing))
-    running = _total(in_batch, ready, now, oldest)
-    output = _total(generated, ready, now, oldest)
+    running = _total([each.running_requests for each in signals], ready, now, oldest)
+    output = _total([each.output_tokens_per_second for each in signals], ready, now, oldest)
     return Demand(
         len(ready),
         tuple([queue.value for queue in queues if type(queue) is Signal and queue.sampled_at >= oldest]),
         queued,
         running,
         output,
-        _total(completed, ready, now, oldest),
-        _total(prompts, ready, now, oldest),
+        _total([each.finished_requests_per_second for each in signals], ready, now, oldest),
+        _total([each.input_tokens_per_second for each in signals], ready, now, oldest),
         queued.known == running.known == output.known == len(ready),
         queued.missing or running.missing or output.missing,
     )

@@ -93,12 +93,12 @@ def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float
     A partial sum is left out: a pod that reports again would look like growth.
     """
     since = now - GROWTH_WINDOW_SECONDS
-    recent = queue
-    while recent and recent[0].at <= since:
-        recent = recent[1:]
+    kept = 0
+    while kept < len(queue) and queue[kept].at <= since:
+        kept += 1
     if demand.queued_requests.known < demand.ready:
-        return recent
-    return (*recent, QueueSample(now, demand.queued_requests.value))
+        return queue[kept:]
+    return (*queue[kept:], QueueSample(now, demand.queued_requests.value))
 
 
 def learn_tokens_per_request(known: float | None, demand: Demand) -> float | None:

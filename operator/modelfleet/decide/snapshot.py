@@ -36,7 +36,8 @@ class Missing:
 Reading = Signal | Missing
 
 
-class PodSignals(NamedTuple):
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PodSignals:
     """What one pod's engine reports; ranks of a data-parallel engine are already folded.
 
     Attributes:
