@@ -174,7 +174,7 @@ def test_its_memory_is_bounded() -> None:
     past = live(hours(26, lambda at: 5.0 + 4.0 * math.sin(at * at)))
 
     assert len(past.recent) <= 6
-    assert max(len(track.peak) + len(track.trough) for track in past.tracks) < 200
+    assert max(map(len, (*past.peaks, *(track.trough for track in past.tracks)))) < 200
 
 
 def test_an_earlier_process_choice_is_taken_up() -> None:

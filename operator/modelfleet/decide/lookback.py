@@ -10,8 +10,10 @@ only to one that is clearly cheaper.
 The price of missed load against replicas is the one knob.
 """
 
+from bisect import bisect_left
 from dataclasses import dataclass
-from math import ceil, exp, log
+from math import ceil, exp, inf, log
+from operator import itemgetter
 from typing import NamedTuple
 
 BUCKET_SECONDS = 10.0
@@ -65,11 +67,21 @@ FORECASTS = (
     Forecast(6, 1),
     Forecast(6, 3),
 )
-AVERAGES = frozenset(forecast.averaged_buckets for forecast in FORECASTS)
-LONGEST_AVERAGE = max(AVERAGES)
+AVERAGES = tuple(sorted({forecast.averaged_buckets for forecast in FORECASTS}))
+LONGEST_AVERAGE = AVERAGES[-1]
+PEAKS = frozenset(forecast.peak_starts for forecast in FORECASTS)
+LONGEST_PEAK = {
+    length: max(
+        [forecast.peak_starts for forecast in FORECASTS if forecast.averaged_buckets == length],
+        key=lambda starts: inf if starts is None else starts,
+    )
+    for length in AVERAGES
+}
+"""For each average, how far back the forecasts that take its peak look at most."""
 FIRST_CHOICE = (FORECASTS.index(Forecast(3, 1)), MARGINS.index(1.25))
 """What decides until another is known to be cheaper: follow the last half minute, a quarter over it."""
 
+_bucket = itemgetter(0)
 Window = tuple[tuple[int, float], ...]
 """Bucket numbers and values, oldest first, of which none is dominated by a later one."""
 
@@ -78,7 +90,6 @@ class Track(NamedTuple):
     """One forecast over time.
 
     Attributes:
-        peak: The highest averages of its time.
         trough: The lowest of its values within one start: what has been asked for long enough to serve.
         value: Load in replicas that it forecast when the last bucket closed.
         asked: For each margin, the replicas it asked for then.
@@ -86,7 +97,6 @@ class Track(NamedTuple):
         costs: For each margin, what it cost so far, in replica-seconds.
     """
 
-    peak: Window = ()
     trough: Window = ()
     value: float = 0.0
     asked: tuple[int, ...] = ()
@@ -103,6 +113,7 @@ class Lookback(NamedTuple):
         open_seconds: Seconds of it with a known load.
         buckets: How many were closed.
         recent: Loads of the last closed buckets, oldest first.
+        peaks: For each of AVERAGES, the highest such averages of the longest time that a forecast looks back.
         tracks: The forecasts, as FORECASTS.
         choice: Numbers of the forecast and of the margin that decide.
     """
@@ -112,6 +123,7 @@ class Lookback(NamedTuple):
     open_seconds: float = 0.0
     buckets: int = 0
     recent: tuple[float, ...] = ()
+    peaks: tuple[Window, ...] = ((),) * len(AVERAGES)
     tracks: tuple[Track, ...] = (Track(),) * len(FORECASTS)
     choice: tuple[int, int] = FIRST_CHOICE
 
@@ -179,6 +191,7 @@ def look_back(
             open_seconds,
             lookback.buckets,
             lookback.recent,
+            lookback.peaks,
             lookback.tracks,
             lookback.choice,
         )
@@ -186,13 +199,16 @@ def look_back(
     start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
     number = lookback.buckets + 1
     recent = (*lookback.recent, seen)[-LONGEST_AVERAGE:]
-    averages = {length: _average(recent, length) for length in AVERAGES}
+    since = {starts: number + 1 - _span(starts, start_buckets) for starts in PEAKS}
+    peaks = {
+        length: _slide(peak, (number, _average(recent, length)), since=since[LONGEST_PEAK[length]], highest=True)
+        for length, peak in zip(AVERAGES, lookback.peaks, strict=True)
+    }
     tracks = tuple(
         [
             _follow(
                 track,
-                forecast,
-                averages[forecast.averaged_buckets],
+                _peak(peaks[forecast.averaged_buckets], since[forecast.peak_starts]),
                 number,
                 start_buckets,
                 min_replicas,
@@ -201,7 +217,14 @@ def look_back(
             for forecast, track in zip(FORECASTS, lookback.tracks, strict=True)
         ]
     )
-    return Lookback(began_at=now, buckets=number, recent=recent, tracks=tracks, choice=_choose(tracks, lookback.choice))
+    return Lookback(
+        began_at=now,
+        buckets=number,
+        recent=recent,
+        peaks=tuple(peaks.values()),
+        tracks=tracks,
+        choice=_choose(tracks, lookback.choice),
+    )
 
 
 def missed(share: float) -> float:
@@ -236,27 +259,26 @@ def _charge(track: Track, seen: float, start_buckets: int, latency_weight: float
     )
 
 
-def _follow(
-    track: Track,
-    forecast: Forecast,
-    average: float,
-    number: int,
-    start_buckets: int,
-    least: int,
-    costs: tuple[float, ...],
-) -> Track:
-    """Bring a forecast up to date."""
-    span = LONGEST_BUCKETS if forecast.peak_starts is None else forecast.peak_starts * start_buckets
-    peak = _slide(track.peak, (number, average), since=number - span + 1, highest=True)
-    value = peak[0][1]
+def _follow(track: Track, value: float, number: int, start_buckets: int, least: int, costs: tuple[float, ...]) -> Track:
+    """Bring a forecast up to date with the value that it has now."""
     trough = _slide(track.trough, (number, value), since=number - start_buckets + 1, highest=False)
     if value == track.value and track.asked:
-        return Track(peak, trough, value, track.asked, NOTHING_ADDED, costs)
+        return Track(trough, value, track.asked, NOTHING_ADDED, costs)
     asked = _asked(value, least)
     if asked == track.asked or not track.asked:
-        return Track(peak, trough, value, asked, NOTHING_ADDED, costs)
+        return Track(trough, value, asked, NOTHING_ADDED, costs)
     added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
-    return Track(peak, trough, value, asked, added, costs)
+    return Track(trough, value, asked, added, costs)
+
+
+def _span(peak_starts: int | None, start_buckets: int) -> int:
+    """Return over how many buckets a forecast takes its peak."""
+    return LONGEST_BUCKETS if peak_starts is None else peak_starts * start_buckets
+
+
+def _peak(window: Window, since: int) -> float:
+    """Return the highest value since a bucket: the first that is recent enough, for later ones are lower."""
+    return window[bisect_left(window, since, key=_bucket)][1]
 
 
 def _asked(load: float, least: int) -> tuple[int, ...]:
