@@ -13,6 +13,7 @@ from modelfleet.decide.lookback import (
     LEAST_BUCKETS,
     MARGINS,
     NO_PAST,
+    PEAK_RESOLUTION,
     ROUNDING,
     Forecast,
     Lookback,
@@ -169,12 +170,31 @@ def test_what_is_asked_for_serves_a_start_later() -> None:
     assert step.tracks[FIRST_CHOICE[0]].trough[0][1] == pytest.approx(4.0)
 
 
-def test_its_memory_is_bounded() -> None:
-    """More than a day of noise keep no more than a day's peak and a few starts."""
-    past = live(hours(26, lambda at: 5.0 + 4.0 * math.sin(at * at)))
+@pytest.mark.parametrize(
+    "load",
+    [
+        pytest.param(lambda at: 5.0 + 4.0 * math.sin(at * at), id="noise"),
+        pytest.param(lambda at: 100.0 - at / 1000.0, id="a-fall-of-a-day"),
+        pytest.param(lambda at: 50.0 + 49.0 * math.sin(at * math.tau / 86_400), id="a-diurnal-load"),
+    ],
+)
+def test_its_memory_is_bounded(load: Callable[[float], float]) -> None:
+    """More than a day keeps few peaks and a few starts, whatever the load."""
+    past = live(hours(26, load))
 
     assert len(past.recent) <= 6
-    assert max(map(len, (*past.peaks, *(track.trough for track in past.tracks)))) < 200
+    assert max(map(len, (*past.peaks, *(track.trough for track in past.tracks)))) < 500
+
+
+def test_a_peak_is_never_forgotten_nor_much_too_high() -> None:
+    """Of a load that falls, the day's peak is its first value, and the last start's hardly above what it was."""
+    falls = hours(3, lambda at: 100.0 - at / 120.0)
+    past = live(falls)
+
+    day, start = (FORECASTS.index(Forecast(1, peak)) for peak in (None, 1))
+    assert past.tracks[day].value == pytest.approx(falls[0])
+    true = max(falls[-math.ceil(START_SECONDS / BUCKET_SECONDS) :])
+    assert true <= past.tracks[start].value <= true * (1.0 + 2 * PEAK_RESOLUTION)
 
 
 def test_an_earlier_process_choice_is_taken_up() -> None:

@@ -36,6 +36,9 @@ ROUNDING = 0.1
 """A tenth of a replica over is no replica more."""
 LONGEST_BUCKETS = 8_640
 """A day."""
+PEAK_RESOLUTION = 0.01
+"""A load that falls from peak to trough for half a day has a peak a bucket: only those are kept that differ by this
+share, and the higher one stands for those between."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +204,7 @@ def look_back(
     recent = (*lookback.recent, seen)[-LONGEST_AVERAGE:]
     since = {starts: number + 1 - _span(starts, start_buckets) for starts in PEAKS}
     peaks = {
-        length: _slide(peak, (number, _average(recent, length)), since=since[LONGEST_PEAK[length]], highest=True)
+        length: _slide_peaks(peak, number, _average(recent, length), since=since[LONGEST_PEAK[length]])
         for length, peak in zip(AVERAGES, lookback.peaks, strict=True)
     }
     tracks = tuple(
@@ -261,7 +264,7 @@ def _charge(track: Track, seen: float, start_buckets: int, latency_weight: float
 
 def _follow(track: Track, value: float, number: int, start_buckets: int, least: int, costs: tuple[float, ...]) -> Track:
     """Bring a forecast up to date with the value that it has now."""
-    trough = _slide(track.trough, (number, value), since=number - start_buckets + 1, highest=False)
+    trough = _slide_trough(track.trough, number, value, since=number - start_buckets + 1)
     if value == track.value and track.asked:
         return Track(trough, value, track.asked, NOTHING_ADDED, costs)
     asked = _asked(value, least)
@@ -299,9 +302,14 @@ def _average(recent: tuple[float, ...], length: int) -> float:
     return sum(recent[-length:]) / min(length, len(recent))
 
 
-def _slide(window: Window, entry: tuple[int, float], *, since: int, highest: bool) -> Window:
-    """Add a value to a window and drop what is too old or dominated."""
-    value = entry[1]
-    if highest:
-        return (*[old for old in window if old[0] >= since and old[1] > value], entry)
-    return (*[old for old in window if old[0] >= since and old[1] < value], entry)
+def _slide_peaks(window: Window, number: int, value: float, *, since: int) -> Window:
+    """Add a value to a window of peaks; one next to a peak that is hardly higher stands for both."""
+    kept = [old for old in window if old[0] >= since and old[1] > value]
+    if kept and kept[-1][1] * (1.0 - PEAK_RESOLUTION) <= value:
+        value = kept.pop()[1]
+    return (*kept, (number, value))
+
+
+def _slide_trough(window: Window, number: int, value: float, *, since: int) -> Window:
+    """Add a value to a window of troughs, and drop what is too old or not below it."""
+    return (*[old for old in window if old[0] >= since and old[1] < value], (number, value))
