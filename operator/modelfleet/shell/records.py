@@ -1,6 +1,7 @@
 """Raw API objects become slim records: what a decision or a report needs, and nothing else."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -270,10 +271,14 @@ def parse_quota(item: Json) -> QuotaRecord | None:
         version=_version(metadata),
         owner_uid=controller_of(metadata),
         hard={name: _quantity(amount) for name, amount in hard.items() if name in owned},
-        epoch=int(epoch) if epoch.isdigit() else None,
+        epoch=int(epoch) if _EPOCH.fullmatch(epoch) else None,
         enforced={name: _quantity(amount) for name, amount in (status.get("hard") or {}).items()},
         used={name: _quantity(amount) for name, amount in (status.get("used") or {}).items()},
     )
+
+
+_EPOCH = re.compile(r"[0-9]{1,9}")
+"""No longer than a Tenant's status can hold: whoever may edit the quota may write anything."""
 
 
 def _quantity(text: str) -> int:

@@ -221,7 +221,10 @@ def test_the_api_server_keeps_the_limit_while_no_operator_runs(
     first, second = new_team(), new_team()
     with gpu_class(sandbox, gpus=(8,)) as accelerator:
         with History(sandbox, "/api/v1/resourcequotas") as history:
-            tenants.create(accelerator, first, second, nominalQuota=2, borrowingLimit=1)
+            name = tenants.create(accelerator, second, nominalQuota=2, borrowingLimit=1)
+            same((None, 3), lambda: (hard(first), hard(second)))
+            both = {"spec": {"namespaces": [first.namespace, second.namespace]}}
+            sandbox.request("PATCH", resource_path(API_VERSION, "Tenant", name=name), both)
             same((3, 0), lambda: (hard(first), hard(second)))
             second.deploy(accelerator=accelerator, drainSeconds=1, scaling={"minReplicas": 2, "maxReplicas": 2})
             second.await_ready(replicas=2)
