@@ -152,6 +152,10 @@ class Fence:
     async def _write_one(
         self, tenant: TenantRecord, namespace: str, seen: QuotaRecord | None, hard: Mapping[str, int], epoch: int | None
     ) -> bool:
+        if seen is not None and seen.scoped:
+            self._leadership.ask()
+            await self._kubernetes.delete(_path(namespace), uid=seen.uid)
+            seen = None
         if seen is None:
             seen = await self._create(tenant, namespace, hard)
             if seen is None:
@@ -223,7 +227,7 @@ class Fence:
     ) -> bool:
         if monotonic() < self._absent_until.get(namespace, 0.0):
             return False
-        if quota is None or quota.owner_uid != tenant.uid or quota.hard != hard:
+        if quota is None or quota.scoped or quota.owner_uid != tenant.uid or quota.hard != hard:
             return True
         return epoch is not None and quota.epoch != epoch
 

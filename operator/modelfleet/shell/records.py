@@ -241,6 +241,7 @@ class QuotaRecord:
         epoch: The fence's epoch in which it was written; None where an operator wrote it that knew none.
         enforced: Limits that the API server goes by: a controller copies them from hard.
         used: What the API server counts against them.
+        scoped: Whether it counts some pods only, which the operator never asks for and nobody can change.
     """
 
     key: Key
@@ -251,11 +252,13 @@ class QuotaRecord:
     epoch: int | None
     enforced: Mapping[str, int]
     used: Mapping[str, int]
+    scoped: bool
 
 
 def parse_quota(item: Json) -> QuotaRecord | None:
     """Read a ResourceQuota; None when it is not the fence, whatever labels it carries."""
-    metadata, hard, status = item["metadata"], (item.get("spec") or {}).get("hard") or {}, item.get("status") or {}
+    metadata, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
+    hard = spec.get("hard") or {}
     if metadata["name"] != QUOTA_NAME:
         return None
     epoch = (metadata.get("annotations") or {}).get(FENCE_EPOCH_ANNOTATION, "")
@@ -274,6 +277,7 @@ def parse_quota(item: Json) -> QuotaRecord | None:
         epoch=int(epoch) if _EPOCH.fullmatch(epoch) else None,
         enforced={name: _quantity(amount) for name, amount in (status.get("hard") or {}).items()},
         used={name: _quantity(amount) for name, amount in (status.get("used") or {}).items()},
+        scoped=bool(spec.get("scopes") or spec.get("scopeSelector")),
     )
 
 

@@ -221,6 +221,10 @@ def test_the_api_server_keeps_the_limit_while_no_operator_runs(
     first, second = new_team(), new_team()
     with gpu_class(sandbox, gpus=(8,)) as accelerator:
         with History(sandbox, "/api/v1/resourcequotas") as history:
+            # By nobody's guard kept from being there before: it would let through all pods without a deadline.
+            quotas = f"/api/v1/namespaces/{second.namespace}/resourcequotas"
+            narrow = {"scopes": ["Terminating"], "hard": {RESOURCE: "0"}}
+            sandbox.request("POST", quotas, {"metadata": {"name": QUOTA_NAME}, "spec": narrow})
             name = tenants.create(accelerator, second, nominalQuota=2, borrowingLimit=1)
             same((None, 3), lambda: (hard(first), hard(second)))
             both = {"spec": {"namespaces": [first.namespace, second.namespace]}}
