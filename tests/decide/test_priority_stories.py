@@ -51,7 +51,7 @@ def test_a_lower_priority_gives_by_draining(name: str) -> None:
     waits, gives = cluster.plan.decisions[chat], cluster.plan.decisions[batch]
     assert (waits.limited_by, gives.limited_by) == (Limit.RECLAIM, Limit.PREEMPTED)
     assert unblock(cluster._seen(chat).build(cluster.now), waits) == (
-        "6 GPUs of h100: replicas of its own team that drain return them in ≤250 s"
+        "6 GPUs of h100: team-a/batch returns them in ≤250 s"
     )
     assert [reclaim.preemptor for reclaim in gives.reclaims] == [chat]
     assert "6 GPUs go to team-a/chat, of a higher priority" in reclaim_note(gives.reclaims[0])

@@ -46,7 +46,7 @@ def test_idle_gpus_are_borrowed_and_given_back_by_draining() -> None:
     waits, gives = cluster.plan.decisions[a], cluster.plan.decisions[b]
     assert waits.limited_by is Limit.RECLAIM
     assert sum(wait.gpus for wait in waits.waits) == 7
-    assert {wait.tenant for wait in waits.waits} == {"team-b"}
+    assert {wait.giver for wait in waits.waits} == {"team-b"}
     assert sum(reclaim.gpus for reclaim in gives.reclaims) == 7
     assert {reclaim.taker for reclaim in gives.reclaims} == {"team-a"}
     assert gives.limited_by is Limit.RECLAIMED

@@ -60,7 +60,7 @@ def world(random: Random, *, sizes: tuple[int, ...] = (1, 2, 4, 8), plain: bool 
             if not plain and random.random() < 0.08:
                 told = random.random() < 0.5
                 draining[node] += 0 if told else gpus
-                leaving.append(Leaving(tenant, CLASS, node, gpus, 30, told=told))
+                leaving.append(Leaving(key, tenant, CLASS, node, gpus, 30, told=told))
                 continue
             ready = plain or random.random() < 0.85
             replicas.append(Replica(f"{key.name}-{index}", node, ready, float(random.randint(0, 3))))

@@ -50,6 +50,8 @@ def test_a_deployment_is_told_with_its_tenant_its_limit_and_who_can_lift_it() ->
     llama = {"namespace": "team-a", "deployment": "llama"}
 
     assert value("deployment_output_tokens_per_second", **llama) == 400
+    assert value("deployment_demand_tokens_per_second", **llama) == 400
+    assert value("deployment_input_tokens_per_output_token", **llama) == 0
     assert value("deployment_target_output_tokens_per_second_per_replica", **llama) == 100
     assert value("deployment_replicas_max", **llama) == 8
     assert value("deployment_gpus", **llama) == 1

@@ -222,6 +222,15 @@ def test_a_class_that_cannot_be_read_keeps_its_resource(spec: dict[str, Any], wa
     assert mirror.resource_names() == {"h100": want}
 
 
+@pytest.mark.parametrize("name", ["no name", "gpu", "requests.x/y", {"a": "b"}, "x/y/z"])
+def test_a_resource_that_no_pod_can_ask_for_is_in_no_fence(mirror: Mirror, name: object) -> None:
+    """A ResourceQuota that names it is refused: the fences of all tenants and classes would stay where they are."""
+    spec = {"resourceName": name, "nodeSelector": SELECTOR}
+    mirror.accelerator_class("ADDED", {"metadata": {"name": "odd"}, "spec": spec})
+
+    assert mirror.resource_names() == {"h100": "nvidia.com/gpu"}
+
+
 def test_outside_the_watched_namespaces_nothing_is_the_operators() -> None:
     """Deployments there are not seen, Tenants have no claim to them, and quotas there are left alone."""
     mirror = Mirror(["mine"])

@@ -26,7 +26,10 @@ TOLERATED_STEPS: Final = 2
 """A sample may be this many steps after the one before, as where a scrape interval is as long as a step."""
 
 WANTED_METRIC: Final = "modelfleet_deployment_replicas_wanted"
-"""As the operator exports it (shell/telemetry)."""
+DEMAND_METRIC: Final = "modelfleet_deployment_demand_tokens_per_second"
+MIX_METRIC: Final = "modelfleet_deployment_input_tokens_per_output_token"
+TARGET_METRIC: Final = "modelfleet_deployment_target_output_tokens_per_second_per_replica"
+"""As the operator exports them (shell/fleet_metrics)."""
 
 _NAME: Final[TypeAdapter[str]] = TypeAdapter(Name)
 # What Kubernetes draws a pod's hash and suffix from, and where it cuts the name that the suffix is put to.
@@ -176,29 +179,33 @@ class History:
         return _range(self._connection, query, steps)
 
 
-def replicas_wanted(url: str, steps: Steps) -> dict[Key, Points]:
-    """Return, by deployment, the replicas that the operator exported as wanted last in each step that has any.
+def exported(url: str, names: Iterable[str], steps: Steps) -> dict[str, dict[Key, Points]]:
+    """Return, by metric and deployment, what the operator exported last in each step that has any.
 
     Args:
         url: Root URL of the server.
+        names: Of the operator's metrics; the first one must be there.
         steps: When.
 
     Raises:
-        HistoryError: If the server gives no answer, or has nothing of it.
+        HistoryError: If the server gives no answer, or has nothing of the first.
     """
     with _refusals():
         connection = PrometheusConnect(url=url.rstrip("/"), retry=Retry(total=1))
-    # A scrape that does not honor labels calls the operator's own namespace so, and the team's exported_namespace.
-    query = f"max by (namespace, exported_namespace, deployment) (last_over_time({WANTED_METRIC}[{steps.seconds}s]))"
-    found: dict[Key, dict[int, float]] = {}
-    for labels, points in _range(connection, query, steps):
-        namespace = labels.get("exported_namespace") or labels.get("namespace", "")
-        found.setdefault(Key(namespace, labels.get("deployment", "")), {}).update(points)
-    if not found:
-        raise NoHistory(
-            f"Prometheus has no {WANTED_METRIC} of that time; let it scrape /metrics of the operator, or change --since"
-        )
-    return dict(found)
+    by_name: dict[str, dict[Key, Points]] = {}
+    for name in names:
+        # A scrape that does not honor labels calls the operator's own namespace so, and the team's exported_namespace.
+        query = f"max by (namespace, exported_namespace, deployment) (last_over_time({name}[{steps.seconds}s]))"
+        found: dict[Key, dict[int, float]] = {}
+        for labels, points in _range(connection, query, steps):
+            namespace = labels.get("exported_namespace") or labels.get("namespace", "")
+            found.setdefault(Key(namespace, labels.get("deployment", "")), {}).update(points)
+        if not found and not by_name:
+            raise NoHistory(
+                f"Prometheus has no {name} of that time; let it scrape /metrics of the operator, or change --since"
+            )
+        by_name[name] = dict(found)
+    return by_name
 
 
 def _range(connection: PrometheusConnect, query: str, steps: Steps) -> Iterator[tuple[Mapping[str, str], Points]]:

@@ -7,16 +7,18 @@ does not know.
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
+from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
 import aiohttp
 from kubernetes.aio import client, config
-from kubernetes.aio.config import ConfigException
+from kubernetes.aio.config import ConfigException, incluster_config
 
 from modelfleet.api.kinds import KINDS
 from modelfleet.api.meta import API_VERSION, FIELD_MANAGER
@@ -85,6 +87,11 @@ def resource_path(api_version: str, kind: str, *, namespace: str = "", name: str
     return "/".join(parts)
 
 
+def _only_a_pods_account() -> bool:
+    files = (os.environ.get("KUBECONFIG") or "~/.kube/config").split(os.pathsep)
+    return "KUBERNETES_SERVICE_HOST" in os.environ and not any(Path(each).expanduser().is_file() for each in files)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Credentials:
     """Server, user and trust; paths to PEM files."""
@@ -129,12 +136,15 @@ class Kubernetes:
         """Return a client for a person, as kubectl finds it, and the namespace of the context.
 
         Args:
-            kubeconfig: When None: KUBECONFIG, then ~/.kube/config.
+            kubeconfig: When None: KUBECONFIG, then ~/.kube/config, then in a pod its service account.
             context: When None: the current one.
 
         Raises:
             Unavailable: When there is none that can be read; the message names what to set.
         """
+        if kubeconfig is None and context is None and _only_a_pods_account():
+            namespace = Path(incluster_config.SERVICE_TOKEN_FILENAME).with_name("namespace")
+            return await cls.connect(None), namespace.read_text() if namespace.is_file() else "default"
         settings = client.Configuration()
         try:
             loader = await config.load_kube_config(

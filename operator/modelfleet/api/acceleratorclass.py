@@ -3,7 +3,7 @@
 from datetime import datetime
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, StringConstraints, model_validator
+from pydantic import Field, StringConstraints, ValidationError, model_validator
 
 from modelfleet.api.conditions import Condition
 from modelfleet.api.meta import Count, Generation, Model
@@ -64,6 +64,15 @@ class AcceleratorClassSpec(Model):
         if self.resource_name.startswith("requests."):
             raise ValueError("resourceName must not start with requests.")
         return self
+
+
+def readable_resource(name: object) -> str | None:
+    """Return the resource that a class means whose spec is not valid as a whole; None where no pod can ask for it."""
+    given = {} if name is None else {"resource_name": name}
+    try:
+        return AcceleratorClassSpec.model_validate({"node_selector": {"any": ""}, **given}).resource_name
+    except ValidationError:
+        return None
 
 
 class AcceleratorClassStatus(Model):

@@ -147,7 +147,7 @@ class TenantStatus(Model):
     namespaces: Annotated[tuple[Name, ...], Field(max_length=64)] = ()
     """The namespaces that are the tenant's: those of the spec that no older Tenant names."""
     fence: FenceStatus | None = None
-    """How the limit is split; absent where one namespace has it all."""
+    """How the limit is split; without limits where one namespace has it all."""
     updated_at: datetime | None = None
     """When these counts last changed."""
     conditions: Annotated[tuple[Condition, ...], Field(max_length=8)] = ()

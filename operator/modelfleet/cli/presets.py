@@ -7,15 +7,8 @@ from typing import Annotated
 import typer
 import yaml
 
-from modelfleet.adapters.kubernetes import (
-    Conflict,
-    Json,
-    Kubernetes,
-    KubernetesError,
-    NotFound,
-    Unavailable,
-    resource_path,
-)
+from modelfleet.adapters.kubernetes import Conflict, Json, Kubernetes, NotFound, Unavailable, resource_path
+from modelfleet.cli.cluster import Cluster, Context, Kubeconfig, in_cluster
 
 FIELD_MANAGER = "modelfleet-presets"
 RETRY_SECONDS = 1.0
@@ -23,9 +16,8 @@ RETRY_SECONDS = 1.0
 
 def presets(
     directory: Annotated[Path, typer.Argument(help="Directory of YAML manifests.", exists=True, file_okay=False)],
-    kubeconfig: Annotated[
-        str | None, typer.Option(envvar="KUBECONFIG", help="Kubeconfig; the pod's service account when absent.")
-    ] = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
     timeout_seconds: Annotated[float, typer.Option(help="How long to wait for the CRDs.")] = 120.0,
 ) -> None:
     """Create the InferenceRuntimes and AcceleratorClasses that are missing; one that is there is not touched.
@@ -37,24 +29,17 @@ def presets(
         for path in sorted(directory.glob("*.yaml"))
         for manifest in yaml.safe_load_all(path.read_text(encoding="utf-8"))
     ]
-    try:
-        asyncio.run(_create_all(manifests, kubeconfig, timeout_seconds))
-    except TimeoutError:
-        typer.echo(f"the CRDs are not served after {timeout_seconds:.0f} s", err=True)
-        raise typer.Exit(1) from None
-    except KubernetesError as error:
-        typer.echo(f"{error}", err=True)
-        raise typer.Exit(1) from error
 
+    async def create_all(cluster: Cluster) -> None:
+        try:
+            async with asyncio.timeout(timeout_seconds):
+                for manifest in manifests:
+                    done = await _create(cluster.kubernetes, manifest)
+                    typer.echo(f"{manifest['kind']}/{manifest['metadata']['name']}: {done}")
+        except TimeoutError as error:
+            raise Unavailable(f"the CRDs are not served after {timeout_seconds:.0f} s") from error
 
-async def _create_all(manifests: list[Json], kubeconfig: str | None, timeout_seconds: float) -> None:
-    kubernetes = await Kubernetes.connect(kubeconfig)
-    try:
-        async with asyncio.timeout(timeout_seconds):
-            for manifest in manifests:
-                typer.echo(f"{manifest['kind']}/{manifest['metadata']['name']}: {await _create(kubernetes, manifest)}")
-    finally:
-        await kubernetes.close()
+    in_cluster(create_all, kubeconfig=kubeconfig, context=context, namespace=None)
 
 
 async def _create(kubernetes: Kubernetes, manifest: Json) -> str:

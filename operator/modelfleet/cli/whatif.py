@@ -1,29 +1,24 @@
 """`modelfleet whatif`: who would gain and lose which replicas under other Tenants. It reads; it never writes."""
 
-import asyncio
-import json
 import logging
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from enum import StrEnum
-from pathlib import Path
 from time import time
 from typing import Annotated, Any
 
 import structlog
 import typer
-import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
 from modelfleet.adapters.history import HistoryError
-from modelfleet.adapters.kubernetes import Kubernetes, KubernetesError, NotFound, Unavailable
+from modelfleet.adapters.kubernetes import NotFound
 from modelfleet.api.meta import API_VERSION
 from modelfleet.api.tenant import TenantSpec
 from modelfleet.cli.bad_input import BadInput
+from modelfleet.cli.cluster import Cluster, Context, Kubeconfig, OutputOption, emit, in_cluster, refuse
 from modelfleet.cli.simulate_past import seconds_of
 from modelfleet.cli.whatif_files import Manifest, change, read_manifests
 from modelfleet.cli.whatif_play import (
@@ -47,14 +42,6 @@ from modelfleet.shell.mirror import Mirror
 NEVER_RESTS = "replicas still move after thousands of decisions: what is shown is the last of them"
 
 
-class Output(StrEnum):
-    """How the answer is written."""
-
-    TABLE = "table"
-    JSON = "json"
-    YAML = "yaml"
-
-
 def whatif(
     files: Annotated[
         list[str] | None,
@@ -68,10 +55,9 @@ def whatif(
     unbound_may_borrow: Annotated[
         bool, typer.Option(help="As the operator was started: whether namespaces of no Tenant get what is idle.")
     ] = True,
-    output: Annotated[Output, typer.Option("--output", "-o", help="table, json or yaml.")] = Output.TABLE,
-    kubeconfig: Annotated[
-        str | None, typer.Option(envvar="KUBECONFIG", help="Kubeconfig; ~/.kube/config when absent.")
-    ] = None,
+    output: OutputOption = None,
+    kubeconfig: Kubeconfig = None,
+    context: Context = None,
 ) -> None:
     """Show who would gain and lose which replicas if Tenants were other; nothing is written to the cluster."""
     try:
@@ -81,28 +67,18 @@ def whatif(
             raise BadInput("-f", "nothing would change; give a file with a Tenant, or --delete one")
         with _no_log_lines():
             answer = _answer(
-                asyncio.run(_read(_kubeconfig(kubeconfig))),
+                in_cluster(_read, kubeconfig=kubeconfig, context=context, namespace=None),
                 manifests,
                 delete or [],
                 past=None if prometheus is None else (prometheus, since_seconds),
                 unbound_may_borrow=unbound_may_borrow,
             )
-    except BadInput as error:
-        typer.echo(f"Error: {error}", err=True)
-        raise typer.Exit(2) from error
-    except NotFound as error:
-        typer.echo(f"Error: the API server does not serve {API_VERSION}: install Modelfleet's CRDs ({error})", err=True)
-        raise typer.Exit(1) from error
-    except (KubernetesError, HistoryError) as error:
-        typer.echo(f"Error: {' '.join(str(error).split())}", err=True)
-        raise typer.Exit(1) from error
-    match output:
-        case Output.JSON:
-            typer.echo(json.dumps(answer, indent=2, allow_nan=False))
-        case Output.YAML:
-            typer.echo(yaml.safe_dump(answer, sort_keys=False, allow_unicode=True), nl=False)
-        case Output.TABLE:
-            show(answer)
+    except (BadInput, HistoryError) as error:
+        refuse(str(error))
+    if output is None:
+        show(answer)
+    else:
+        emit(answer, output)
 
 
 @contextmanager
@@ -119,22 +95,11 @@ def _no_log_lines() -> Iterator[None]:
         requests.setLevel(level)
 
 
-def _kubeconfig(given: str | None) -> str | None:
-    """Return the kubeconfig to use; None in a pod without one, which has its service account."""
-    if not given and "KUBERNETES_SERVICE_HOST" in os.environ:
-        return None
-    files = given or str(Path.home() / ".kube" / "config")
-    if not any(Path(each).is_file() for each in files.split(os.pathsep)):
-        raise Unavailable(f"there is no {files}; give --kubeconfig, or set KUBECONFIG")
-    return files
-
-
-async def _read(kubeconfig: str | None) -> Mirror:
-    kubernetes = await Kubernetes.connect(kubeconfig)
+async def _read(cluster: Cluster) -> Mirror:
     try:
-        return await read_cluster(kubernetes)
-    finally:
-        await kubernetes.close()
+        return await read_cluster(cluster.kubernetes)
+    except NotFound as error:
+        raise NotFound(f"the API server does not serve {API_VERSION}: install Modelfleet's CRDs ({error})") from error
 
 
 def _answer(
@@ -173,17 +138,20 @@ def _answer(
     }
     if past is not None:
         keys = {each.key for snapshot in (before, after) for each in snapshot.deployments}
-        record = read_record(*past, keys, now=now)
-        answer["past"] = _past(before, after, record)
+        allowed = {
+            namespace
+            for snapshot in (before, after)
+            for tenant in snapshot.tenants
+            if tenant.allowances
+            for namespace in tenant.namespaces
+        }
+        answer["past"] = _past(before, after, read_record(*past, keys, now=now, allowed=allowed))
     return answer
 
 
 def _past(before: Snapshot, after: Snapshot, record: Record) -> dict[str, Any]:
     with _bar(2 * record.steps.count) as bar:
         worlds = play(before, record, bar), play(after, record, bar)
-    notes = list(record.notes)
-    if any(tenant.allowances for snapshot in (before, after) for tenant in snapshot.tenants):
-        notes.append("token allowances are not played: the record has replicas, no tokens")
     begins, ends = (
         datetime.fromtimestamp(record.steps.at(number), UTC).isoformat() for number in (0, record.steps.count)
     )
@@ -192,7 +160,7 @@ def _past(before: Snapshot, after: Snapshot, record: Record) -> dict[str, Any]:
         "ends": ends,
         "deployments": deployments_then(after, worlds),
         "tenants": tenants_then(worlds),
-        "notes": notes,
+        "notes": list(record.notes),
     }
 
 

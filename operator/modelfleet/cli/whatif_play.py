@@ -1,10 +1,18 @@
 """What `modelfleet whatif` finds out: the cluster as it is and as it would be, now and over a recorded past."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
-from modelfleet.adapters.history import Points, Steps, replicas_wanted
+from modelfleet.adapters.history import (
+    DEMAND_METRIC,
+    MIX_METRIC,
+    TARGET_METRIC,
+    WANTED_METRIC,
+    Points,
+    Steps,
+    exported,
+)
 from modelfleet.adapters.source import Target
 from modelfleet.api.engine import Engine
 from modelfleet.api.meta import Key
@@ -208,37 +216,61 @@ class Record:
     notes: tuple[str, ...]
 
 
-def read_record(url: str, since_seconds: int, keys: Iterable[Key], *, now: float) -> Record:
+def read_record(url: str, since_seconds: int, keys: Iterable[Key], *, now: float, allowed: Collection[str]) -> Record:
     """Return what the operator exported as wanted, minute by minute.
+
+    Args:
+        url: Root URL of the Prometheus.
+        since_seconds: How far back.
+        keys: The deployments of which it is to be read.
+        now: Seconds since the epoch.
+        allowed: Namespaces whose tenant has a token allowance, as it is or as it would be: tokens count there.
 
     Raises:
         HistoryError: If Prometheus does not tell it.
     """
     ends_at = int(now) // STEP_SECONDS * STEP_SECONDS
     steps = Steps(ends_at - since_seconds, since_seconds // STEP_SECONDS, STEP_SECONDS)
-    recorded, notes, known = replicas_wanted(url, steps), [], {}
+    of_tokens = (DEMAND_METRIC, MIX_METRIC, TARGET_METRIC) if allowed else ()
+    recorded = exported(url, (WANTED_METRIC, *of_tokens), steps)
+    wanted, notes, known = recorded[WANTED_METRIC], [], {}
     for key in sorted(keys):
-        points = recorded.pop(key, {})
+        points = wanted.pop(key, {})
         silent = steps.count - len(points.keys() - {0})
         if not points:
             notes.append(f"{key} is not in the record: minReplicas all the time")
         elif silent:
             notes.append(f"{key}: {silent:,} of {steps.count:,} minutes are not in the record: what was before stays")
-        known[key] = _filled(points, steps.count)
-    if recorded:
-        names = ", ".join(str(key) for key in sorted(recorded))
+        tokens = {name: recorded[name].get(key, {}) for name in of_tokens} if key.namespace in allowed else {}
+        without = len(points.keys() - tokens.get(DEMAND_METRIC, {}).keys() - {0})
+        if tokens and without:
+            notes.append(
+                f"{key}: {without:,} of {steps.count - silent:,} recorded minutes have no {DEMAND_METRIC}: it takes no "
+                "part in token allowances then"
+            )
+        known[key] = _filled(points, tokens, steps.count)
+    if wanted:
+        names = ", ".join(str(key) for key in sorted(wanted))
         notes.append(f"in the record, and not in the cluster: {names}; left out")
     demands = [{key: values[number] for key, values in known.items()} for number in range(steps.count)]
     return Record(steps, demands, tuple(notes))
 
 
-def _filled(points: Points, count: int) -> list[Assumed]:
-    values, last = [], Assumed(replicas=round(points.get(0, 0.0)))
-    for number in range(1, count + 1):
-        if number in points:
-            last = Assumed(replicas=round(points[number]))
+def _filled(wanted: Points, tokens: Mapping[str, Points], count: int) -> list[Assumed]:
+    values, last = [], Assumed(replicas=0)
+    for number in range(count + 1):
+        if number in wanted:
+            demand, mix, target = (
+                tokens.get(name, {}).get(number) for name in (DEMAND_METRIC, MIX_METRIC, TARGET_METRIC)
+            )
+            last = Assumed(
+                replicas=round(wanted[number]),
+                output_tokens_per_second=demand,
+                input_per_output=Missing("not in the record") if mix is None else mix,
+                target_tokens_per_second=target,
+            )
         values.append(last)
-    return values
+    return values[1:]
 
 
 def play(snapshot: Snapshot, record: Record, progress: Callable[[], None]) -> Totals:

@@ -547,6 +547,7 @@ def _leaving(draft: _Draft, ask: Ask, surplus: tuple[Pod, ...]) -> list[Leaving]
         return []
     return [
         Leaving(
+            ask.key,
             ask.tenant,
             ask.accelerator,
             pod.node,

@@ -493,15 +493,11 @@ def _returns(observed: Observed, decision: Decision) -> str:
     """Name who gives back what is waited for: `2 GPUs of h100: team-b returns them in ≤250 s`."""
     accelerator = observed.spec.accelerator if observed.spec is not None else ""
     named = [
-        f"{wait.gpus} GPUs of {accelerator}: {_returner(wait.tenant)} in ≤{wait.seconds} s" for wait in decision.waits
+        f"{wait.gpus} GPUs of {accelerator}: {wait.giver or 'a namespace without a tenant'} returns them in "
+        f"≤{wait.seconds} s"
+        for wait in decision.waits
     ]
     return "; ".join(named) or f"GPUs of {accelerator} on a node where pods are terminating"
-
-
-def _returner(tenant: str | None) -> str:
-    if tenant is None:
-        return "replicas of its own team that drain return them"
-    return f"{tenant or 'a namespace without a tenant'} returns them"
 
 
 def reclaim_note(reclaim: Reclaim) -> str:

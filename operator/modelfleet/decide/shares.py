@@ -48,6 +48,7 @@ class Leaving:
         told: Whether it was told and does not terminate yet, so that no node's draining GPUs count it.
     """
 
+    key: Key
     tenant: str
     accelerator: str
     node: str
@@ -61,11 +62,11 @@ class Wait:
     """GPUs that somebody gives back.
 
     Attributes:
-        tenant: Who; empty for namespaces without a tenant, None for the tenant itself.
+        giver: The tenant's name, empty for namespaces without one; of the same tenant, the deployment.
         seconds: Longest time until they are free.
     """
 
-    tenant: str | None
+    giver: str | Key
     gpus: int
     seconds: int
 
@@ -149,7 +150,7 @@ def share_out(
         )
         one_class.share_out()
         limits |= one_class.limits
-        waits |= {key: _by_tenant(found) for key, found in one_class.waits.items()}
+        waits |= {key: _by_giver(found) for key, found in one_class.waits.items()}
         reclaims += one_class.reclaims()
     return Allocation(
         granted=granted,
@@ -159,12 +160,12 @@ def share_out(
     )
 
 
-def _by_tenant(waits: list[Wait]) -> tuple[Wait, ...]:
-    gpus, seconds = Counter[str | None](), dict[str | None, int]()
+def _by_giver(waits: list[Wait]) -> tuple[Wait, ...]:
+    gpus, seconds = Counter[str | Key](), dict[str | Key, int]()
     for wait in waits:
-        gpus[wait.tenant] += wait.gpus
-        seconds[wait.tenant] = max(wait.seconds, seconds.get(wait.tenant, 0))
-    return tuple(Wait(tenant, gpus[tenant], seconds[tenant]) for tenant in sorted(gpus, key=str))
+        gpus[wait.giver] += wait.gpus
+        seconds[wait.giver] = max(wait.seconds, seconds.get(wait.giver, 0))
+    return tuple(Wait(giver, gpus[giver], seconds[giver]) for giver in sorted(gpus, key=str))
 
 
 Turn = tuple[bool, int, int, Key, Ask]
@@ -175,6 +176,15 @@ Lead = tuple[bool, float]
 """Who borrows before whom: those that wait for an assured replica, then who has borrowed least for its weight."""
 Want = tuple[bool, float, str, int, Ask]
 """One replica within nominal: assured ones first, then the least part of nominal in use; ties by name, then turn."""
+
+
+class _Going(NamedTuple):
+    """GPUs of a replica that is going, by node."""
+
+    tenant: str
+    key: Key
+    gpus: int
+    seconds: int
 
 
 class _Why(NamedTuple):
@@ -209,7 +219,7 @@ class _Class:
         self._places = places
         self._growing: dict[str, list[Ask]] = {}
         self._shrinking: list[Ask] = []
-        self._told: dict[str, list[Wait]] = {}
+        self._told: dict[str, list[_Going]] = {}
         self._taken: dict[Key, list[tuple[str, _Why]]] = {}
         self._waiting: Counter[Key] = Counter()
         """Replicas that are not granted and wait for a place that opens."""
@@ -243,7 +253,7 @@ class _Class:
                 self._unplaced[one.tenant] += one.gpus
                 continue
             going[one.tenant] += one.gpus
-            self._told.setdefault(one.node, []).append(Wait(one.tenant, one.gpus, one.seconds))
+            self._told.setdefault(one.node, []).append(_Going(one.tenant, one.key, one.gpus, one.seconds))
             if one.told:
                 self._places.drain(one.node, one.gpus)
         return going
@@ -309,7 +319,7 @@ class _Class:
         for ask in self._shrinking:
             for replica in ask.replicas[: _shrinks(ask)]:
                 self._accounts[ask.tenant].stays -= ask.gpus
-                self._told.setdefault(replica.node, []).append(Wait(ask.tenant, ask.gpus, ask.grace_seconds))
+                self._told.setdefault(replica.node, []).append(_Going(ask.tenant, ask.key, ask.gpus, ask.grace_seconds))
                 self._places.drain(replica.node, ask.gpus)
 
     # --- the five steps -------------------------------------------------------------------------
@@ -695,7 +705,7 @@ class _Class:
         taken.append((victim.replica.pod, _Why(taker, of_its_own, preemptor)))
         self.granted[ask.key] = min(ask.held, ask.assured, ask.asked) - len(taken)
         self.limits[ask.key] = limit
-        self._told.setdefault(victim.replica.node, []).append(Wait(ask.tenant, ask.gpus, ask.grace_seconds))
+        self._told.setdefault(victim.replica.node, []).append(_Going(ask.tenant, ask.key, ask.gpus, ask.grace_seconds))
 
     def _wait_at(self, number: int, ask: Ask) -> None:
         """Set the place aside, and note who gives it back."""
@@ -703,11 +713,11 @@ class _Class:
         drained = self._places.wait_at(number, ask.gpus)
         told, waits = self._told.get(self._places.nodes[number].name, []), self.waits.setdefault(ask.key, [])
         while drained > 0 and told:
-            wait = told.pop()
-            gpus = min(drained, wait.gpus)
-            waits.append(Wait(None if wait.tenant == ask.tenant else wait.tenant, gpus, wait.seconds))
-            if wait.gpus > gpus:
-                told.append(Wait(wait.tenant, wait.gpus - gpus, wait.seconds))
+            going = told.pop()
+            gpus = min(drained, going.gpus)
+            waits.append(Wait(going.key if going.tenant == ask.tenant else going.tenant, gpus, going.seconds))
+            if going.gpus > gpus:
+                told.append(going._replace(gpus=going.gpus - gpus))
             drained -= gpus
 
     def reclaims(self) -> Iterator[Reclaim]:

@@ -54,9 +54,9 @@ class Fence:
     def differs(self, tenant: TenantRecord, wanted: Split) -> bool:
         """Return whether a tenant's fence is not as it should be."""
         recorded = tenant.status.fence if tenant.status else None
-        if len(wanted) > 1 and (recorded is None or split_of(recorded) != wanted):
+        if (split_of(recorded) if recorded else {}) != (wanted if _divides(wanted) else {}):
             return True
-        epoch = recorded.epoch if len(wanted) > 1 and recorded is not None else None
+        epoch = recorded.epoch if _divides(wanted) and recorded is not None else None
         quotas = self._mirror.quotas
         return any(self._is_off(tenant, name, quotas.get(name), hard, epoch) for name, hard in wanted.items())
 
@@ -84,7 +84,7 @@ class Fence:
     async def _move(self, tenant: TenantRecord, wanted: Split) -> bool:
         # Before the record is read: a quota that was brought into a newer epoch since is not written.
         seen = {namespace: self._mirror.quotas.get(namespace) for namespace in wanted}
-        if len(wanted) == 1:
+        if not _divides(wanted) and not (tenant.status and tenant.status.fence and tenant.status.fence.limits):
             return await self._write(tenant, seen, wanted, epoch=None)
         now = await self._kubernetes.get(resource_path(API_VERSION, "Tenant", name=tenant.name))
         fresh = parse_tenant(now)
@@ -92,10 +92,17 @@ class Fence:
             return False
         recorded = fresh.status.fence if fresh.status else None
         version = now["metadata"]["resourceVersion"]
-        before = split_of(recorded) if recorded else wanted
-        low, epoch = lowered(before, wanted), recorded.epoch if recorded else 0
-        if recorded is None or low != before:
-            epoch += 1
+        before, epoch = (split_of(recorded), recorded.epoch) if recorded else ({}, 0)
+        if not _divides(wanted):
+            # Before the quota is raised: a split that comes later does not begin with this one.
+            await self._record(tenant, {}, epoch=epoch, version=version)
+            return await self._write(tenant, seen, wanted, epoch=None)
+        there = [quota for quota in seen.values() if quota is not None]
+        newest = max([epoch, *(quota.epoch or 0 for quota in there)])
+        # Not split so far: one of the quotas may have the whole limit. Without any, there is nothing to be taken.
+        low = lowered(before or {quota.key.namespace: dict(quota.hard) for quota in there} or wanted, wanted)
+        if low != before or newest > epoch:
+            epoch = newest + 1
             version = await self._record(tenant, low, epoch=epoch, version=version)
         if not await self._write(tenant, seen, low, epoch=epoch):
             return False
@@ -145,6 +152,10 @@ class Fence:
     async def _write_one(
         self, tenant: TenantRecord, namespace: str, seen: QuotaRecord | None, hard: Mapping[str, int], epoch: int | None
     ) -> bool:
+        if seen is not None and seen.scoped:
+            self._leadership.ask()
+            await self._kubernetes.delete(_path(namespace), uid=seen.uid)
+            seen = None
         if seen is None:
             seen = await self._create(tenant, namespace, hard)
             if seen is None:
@@ -216,9 +227,14 @@ class Fence:
     ) -> bool:
         if monotonic() < self._absent_until.get(namespace, 0.0):
             return False
-        if quota is None or quota.owner_uid != tenant.uid or quota.hard != hard:
+        if quota is None or quota.scoped or quota.owner_uid != tenant.uid or quota.hard != hard:
             return True
         return epoch is not None and quota.epoch != epoch
+
+
+def _divides(split: Split) -> bool:
+    """Return whether a limit is divided: one namespace has it whole, and without an AcceleratorClass there is none."""
+    return len(split) > 1 and any(split.values())
 
 
 def split_of(fence: FenceStatus) -> Split:

@@ -19,7 +19,7 @@ from modelfleet.decide.demand import Total
 from modelfleet.decide.explain import headline
 from modelfleet.decide.history import Memory
 from modelfleet.decide.plan import Decision, Facts, Plan
-from modelfleet.decide.snapshot import Node, Observed, Pod, Signal, Snapshot
+from modelfleet.decide.snapshot import Missing, Node, Observed, Pod, Signal, Snapshot
 from modelfleet.decide.standing import Standing, standings
 
 TEAM, ADMINISTRATORS, OTHER_TENANTS, OPERATOR = "team", "administrators", "other tenants", "operator"
@@ -156,6 +156,16 @@ DEPLOYMENT_GAUGES = (
         "output_tokens_per_second",
         "Generated tokens per second of the pods that told.",
         _of_facts(lambda facts: _known(facts.demand.output_tokens_per_second)),
+    ),
+    Gauge(
+        "demand_tokens_per_second",
+        "Generated tokens per second that the load calls for, those of waiting requests included.",
+        _of_facts(lambda facts: max(0.0, facts.load.tokens_per_second)),
+    ),
+    Gauge(
+        "input_tokens_per_output_token",
+        "Prompt tokens that come with one generated token, the mean of 5 minutes.",
+        _of_facts(lambda facts: None if isinstance(facts.input_per_output, Missing) else facts.input_per_output),
     ),
     Gauge(
         "target_output_tokens_per_second_per_replica",

@@ -12,7 +12,7 @@ from typing import Generic, Protocol, TypeVar
 
 import structlog
 
-from modelfleet.api.acceleratorclass import AcceleratorClassSpec
+from modelfleet.api.acceleratorclass import AcceleratorClassSpec, readable_resource
 from modelfleet.api.inferenceruntime import InferenceRuntimeSpec
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
@@ -223,14 +223,17 @@ class Mirror:
         return {name: spec for name, spec in self.accelerators.items() if isinstance(spec, AcceleratorClassSpec)}
 
     def resource_names(self) -> dict[str, str]:
-        """Return the resource of every AcceleratorClass, of those too that cannot be read: their fence stays."""
-        default = AcceleratorClassSpec.model_fields["resource_name"].default
-        return {
-            name: spec.resource_name
-            if isinstance(spec, AcceleratorClassSpec)
-            else str(self.accelerator_objects[name]["resourceName"] or default)
-            for name, spec in self.accelerators.items()
-        }
+        """Return the resource of every AcceleratorClass, of those too that cannot be read: their fence stays.
+
+        But for names that no pod can ask for: no quota may have one, and the fences of all others would stand still.
+        """
+        found = {}
+        for name, spec in self.accelerators.items():
+            if isinstance(spec, AcceleratorClassSpec):
+                found[name] = spec.resource_name
+            elif (resource := readable_resource(self.accelerator_objects[name]["resourceName"])) is not None:
+                found[name] = resource
+        return found
 
     def own_pods(self, key: Key) -> Iterator[PodRecord]:
         """Yield the pods that the deployment's own Deployment controls, whatever labels others carry."""

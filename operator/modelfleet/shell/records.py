@@ -1,6 +1,7 @@
 """Raw API objects become slim records: what a decision or a report needs, and nothing else."""
 
 import json
+import re
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -240,6 +241,7 @@ class QuotaRecord:
         epoch: The fence's epoch in which it was written; None where an operator wrote it that knew none.
         enforced: Limits that the API server goes by: a controller copies them from hard.
         used: What the API server counts against them.
+        scoped: Whether it counts some pods only, which the operator never asks for and nobody can change.
     """
 
     key: Key
@@ -250,11 +252,13 @@ class QuotaRecord:
     epoch: int | None
     enforced: Mapping[str, int]
     used: Mapping[str, int]
+    scoped: bool
 
 
 def parse_quota(item: Json) -> QuotaRecord | None:
     """Read a ResourceQuota; None when it is not the fence, whatever labels it carries."""
-    metadata, hard, status = item["metadata"], (item.get("spec") or {}).get("hard") or {}, item.get("status") or {}
+    metadata, spec, status = item["metadata"], item.get("spec") or {}, item.get("status") or {}
+    hard = spec.get("hard") or {}
     if metadata["name"] != QUOTA_NAME:
         return None
     epoch = (metadata.get("annotations") or {}).get(FENCE_EPOCH_ANNOTATION, "")
@@ -270,10 +274,15 @@ def parse_quota(item: Json) -> QuotaRecord | None:
         version=_version(metadata),
         owner_uid=controller_of(metadata),
         hard={name: _quantity(amount) for name, amount in hard.items() if name in owned},
-        epoch=int(epoch) if epoch.isdigit() else None,
+        epoch=int(epoch) if _EPOCH.fullmatch(epoch) else None,
         enforced={name: _quantity(amount) for name, amount in (status.get("hard") or {}).items()},
         used={name: _quantity(amount) for name, amount in (status.get("used") or {}).items()},
+        scoped=bool(spec.get("scopes") or spec.get("scopeSelector")),
     )
+
+
+_EPOCH = re.compile(r"[0-9]{1,9}")
+"""No longer than a Tenant's status can hold: whoever may edit the quota may write anything."""
 
 
 def _quantity(text: str) -> int:

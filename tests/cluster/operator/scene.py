@@ -56,8 +56,8 @@ def same(expected: Seen, what: Callable[[], Seen], *, seconds: float = PATIENCE_
 
 
 def unique(prefix: str) -> str:
-    """Return a name that no other test of this worker has."""
-    return f"{prefix}-{next(_numbers)}"
+    """Return a name that no other test of this worker has; names sort as they are made."""
+    return f"{prefix}-{next(_numbers):04}"
 
 
 def scale_in_after(seconds: int) -> Json:

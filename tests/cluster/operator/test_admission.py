@@ -96,7 +96,8 @@ def bound(sandbox: Sandbox, new_team: Callable[..., Team]) -> Iterator[Bound]:
 
 def test_every_policy_is_accepted_without_a_warning(sandbox: Sandbox, operator: Watched) -> None:
     """The API server checked every expression against its own kinds; those of CRDs it tries at run time only."""
-    names = {f"modelfleet-{name}" for name in ("what-if", "limits", "fence", "children", "replicas", "pods")}
+    judges = ("what-if", "limits", "scale-what-if", "scale-limits")
+    names = {f"modelfleet-{name}" for name in (*judges, "fence", "children", "replicas", "pods")}
 
     def checked() -> dict[str, Any]:
         found = {item["metadata"]["name"]: item.get("status", {}) for item in sandbox.request("GET", POLICIES)["items"]}
@@ -172,6 +173,39 @@ def test_what_can_never_run_is_refused_with_field_numbers_and_remedy(
     answer = bob.ask("POST", f"{collection}?dryRun=All", body)
 
     assert (answer.code, answer.warnings) == (201, ())
+
+
+def test_a_scale_is_judged_as_far_as_it_says_what_it_asks_for(bound: Bound) -> None:
+    """`kubectl scale` sets minReplicas: what replicas of one GPU could not have is told or refused."""
+    bound.apply(bound.manifest("other", minReplicas=2, maxReplicas=2))
+    bound.apply(bound.manifest(maxReplicas=20))
+    same(3, lambda: bound.row().get("minimums"))
+
+    def scaled(replicas: int) -> Answer:
+        return bound.alice.ask("PATCH", f"{bound.team.path()}/scale", {"spec": {"replicas": replicas}})
+
+    kept = scaled(2)
+    same(4, lambda: bound.row().get("minimums"))
+    told, refused = scaled(3), scaled(7)
+    same(5, lambda: bound.row().get("minimums"))
+    cut = {"spec": {"quotas": [{"accelerator": bound.accelerator, "nominalQuota": 1, "borrowingLimit": 0}]}}
+    bound.sandbox.request("PATCH", bound.tenant_path, cut)
+    same(1, lambda: bound.row().get("limit"))
+
+    assert (kept.code, kept.warnings) == (200, ())
+    assert (told.code, len(told.warnings)) == (200, 1)
+    assert told.warnings[0].endswith(
+        "spec.replicas: minReplicas of 3 cannot all be guaranteed, even with one GPU a replica: with it the minimums "
+        f"of Tenant {bound.tenant} are 5 GPUs of {bound.accelerator}, of which nominalQuota is 4; what is beyond is "
+        "borrowed and can be taken back. Scale to fewer, or ask an administrator for nominalQuota"
+    )
+    assert refused.code == 422
+    assert refused.message.endswith(
+        "spec.replicas: minReplicas of 7 can never run, even with one GPU a replica: the limit of Tenant "
+        f"{bound.tenant} is 6 GPUs of {bound.accelerator} (nominalQuota + borrowingLimit). Scale to fewer, or ask an "
+        "administrator for a larger quota"
+    )
+    assert [scaled(replicas).code for replicas in (4, 2)] == [422, 200]
 
 
 def test_a_cut_quota_keeps_nobody_from_editing_what_was_there(bound: Bound) -> None:

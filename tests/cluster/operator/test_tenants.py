@@ -16,6 +16,7 @@ from modelfleet.simulate.arrivals import Arrival
 from sandbox.cluster import RequestFailed, Sandbox
 from sandbox.load.client import run_load
 from tests.cluster.operator.scene import (
+    PATIENCE_SECONDS,
     Audit,
     Cast,
     History,
@@ -37,6 +38,8 @@ RESOURCE = "requests.nvidia.com/gpu"
 COLLECTED_SECONDS = 120.0
 """The garbage collector looks for new kinds every 30 s: on a cluster that just got its CRDs children outlive their
 owner for up to that and their drain."""
+GIVES_SECONDS = 60
+"""For so long who gave a place to a priority does not grow."""
 FENCED_SECONDS = 10.0
 """The fence follows the pods within ticks, however late they went."""
 
@@ -118,10 +121,10 @@ def raw_pod(team: Team, gpus: int) -> str:
     return ""
 
 
-def load(team: Team, rate: float, seconds: float) -> asyncio.Task[Any]:
+def load(team: Team, rate: float, seconds: float, *, name: str = "llama") -> asyncio.Task[Any]:
     """Start requests of 50 tokens each at a steady rate."""
     arrivals = [Arrival(number / rate, 20, 50) for number in range(int(rate * seconds))]
-    return asyncio.create_task(run_load(team.sandbox.kubeconfig, Key(team.namespace, "llama"), arrivals))
+    return asyncio.create_task(run_load(team.sandbox.kubeconfig, Key(team.namespace, name), arrivals))
 
 
 async def test_what_is_lent_comes_back_by_draining(
@@ -162,6 +165,55 @@ async def test_what_is_lent_comes_back_by_draining(
     assert any(line.split()[:5] == [of_lender, "2", "2", "0", "0"] for line in table.splitlines()), table
 
 
+async def test_a_higher_priority_of_the_team_takes_by_draining_and_gives_back(
+    sandbox: Sandbox, team: Team, tenants: Tenants
+) -> None:
+    """4 GPUs: batch has 3, chat of a higher priority 1. Chat's load wants more: it gets what batch has beyond 2."""
+    deployments = f"/apis/apps/v1/namespaces/{team.namespace}/deployments"
+    steady_seconds = 3 + GIVES_SECONDS + 12
+    with gpu_class(sandbox, gpus=(4,)) as accelerator:
+        tenants.create(accelerator, team, nominalQuota=4, borrowingLimit=0)
+        scaling = {"targets": TARGETS, "maxReplicas": 3}
+        team.deploy("batch", accelerator=accelerator, drainSeconds=5, scaling={**scaling, "minReplicas": 2})
+        team.deploy("chat", accelerator=accelerator, drainSeconds=5, priority=10, scaling=scaling)
+        for name, replicas in (("batch", 2), ("chat", 1)):
+            await asyncio.to_thread(team.await_ready, name, replicas=replicas)
+        with History(sandbox, deployments) as history:
+            steady = load(team, rate=6, seconds=steady_seconds, name="batch")
+            await asyncio.to_thread(until, lambda: sum(map(ready, team.pods("batch"))) == 3)
+            full = {pod["metadata"]["name"] for pod in team.pods("batch")}
+            peak = load(team, rate=6, seconds=14, name="chat")
+            await asyncio.to_thread(same, "WaitingForReclaim", lambda: team.status("chat")["limitedBy"])
+            waiting = team.status("chat")["decision"]["unblock"]
+            await asyncio.to_thread(same, ("Preempted", "Preempted"), lambda: limits(team, "batch"))
+            await asyncio.to_thread(until, lambda: sum(map(ready, team.pods("chat"))) == 2)
+            freed = team.pods("chat")
+            (gone,) = full - {pod["metadata"]["name"] for pod in team.pods("batch")}
+            reports = [await peak]
+            await asyncio.to_thread(same, (1, 2), lambda: (team.replicas("chat"), team.replicas("batch")))
+            await asyncio.to_thread(
+                until, lambda: sum(map(ready, team.pods("batch"))) == 3, seconds=GIVES_SECONDS + PATIENCE_SECONDS
+            )
+            reports += [await steady]
+
+    assert waiting == f"1 GPUs of {accelerator}: {team.namespace}/batch returns them in ≤20 s"
+    (waits,) = team.events("WaitingForReclaim", "chat")
+    assert waits.endswith(waiting)
+    assert team.events("Preempted", "batch") == [
+        f"1 GPUs go to {team.namespace}/chat, of a higher priority: {gone} drain"
+    ]
+    assert {pod["spec"]["nodeName"] for pod in freed} == {f"{accelerator}-node-0"}
+    assert [report.failed for report in reports] == [0, 0]
+    # Each step once: what was given does not go to and fro, and never below batch's minimum.
+    assert (history.replicas("batch"), history.replicas("chat")) == ([3, 2, 3], [2, 1])
+
+
+def limits(team: Team, name: str) -> tuple[str, str]:
+    """Return the columns LIMITED-BY and REASON of a deployment."""
+    status = team.status(name)
+    return status["limitedBy"], status["reason"]
+
+
 def test_the_api_server_keeps_the_limit_while_no_operator_runs(
     cast: Cast, sandbox: Sandbox, new_team: Callable[..., Team], tenants: Tenants, operator: Watched
 ) -> None:
@@ -169,7 +221,14 @@ def test_the_api_server_keeps_the_limit_while_no_operator_runs(
     first, second = new_team(), new_team()
     with gpu_class(sandbox, gpus=(8,)) as accelerator:
         with History(sandbox, "/api/v1/resourcequotas") as history:
-            tenants.create(accelerator, first, second, nominalQuota=2, borrowingLimit=1)
+            # By nobody's guard kept from being there before: it would let through all pods without a deadline.
+            quotas = f"/api/v1/namespaces/{second.namespace}/resourcequotas"
+            narrow = {"scopes": ["Terminating"], "hard": {RESOURCE: "0"}}
+            sandbox.request("POST", quotas, {"metadata": {"name": QUOTA_NAME}, "spec": narrow})
+            name = tenants.create(accelerator, second, nominalQuota=2, borrowingLimit=1)
+            same((None, 3), lambda: (hard(first), hard(second)))
+            both = {"spec": {"namespaces": [first.namespace, second.namespace]}}
+            sandbox.request("PATCH", resource_path(API_VERSION, "Tenant", name=name), both)
             same((3, 0), lambda: (hard(first), hard(second)))
             second.deploy(accelerator=accelerator, drainSeconds=1, scaling={"minReplicas": 2, "maxReplicas": 2})
             second.await_ready(replicas=2)

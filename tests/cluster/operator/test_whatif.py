@@ -13,7 +13,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from modelfleet.adapters.history import WANTED_METRIC, Series
+from modelfleet.adapters.history import DEMAND_METRIC, MIX_METRIC, TARGET_METRIC, WANTED_METRIC, Series
 from modelfleet.adapters.kubernetes import resource_path
 from modelfleet.api.meta import API_VERSION
 from modelfleet.cli.main import app
@@ -187,37 +187,37 @@ def test_a_recorded_day_is_played_both_ways(
     reader: Path,
     tmp_path: Path,
 ) -> None:
-    """Six hours: A wants 1, then 4; B wants 6 all the time. With a larger quota of A's, B gives more of it back."""
+    """Six hours: A wants 1, then 4; B wants 6 all the time. With a larger quota of A's, B gives more of it back.
+
+    With an allowance of 600 tokens/s of both kinds, B's 600 generated ones, each with 2 prompt tokens, buy 2 replicas.
+    """
     a, b = new_team(), new_team()
     names = unique("whatif-day"), unique("whatif-day")
     now = int(time.time())
     began = now - 6 * 3600 - 120
     with gpu_class(sandbox, gpus=(6,)) as accelerator:
-        sandbox.kubectl(
-            "apply",
-            "-f",
-            "-",
-            input=yaml.safe_dump_all(
-                [
-                    tenants(names[0], accelerator, a.namespace, nominalQuota=2, borrowingLimit=0),
-                    tenants(names[1], accelerator, b.namespace, nominalQuota=4),
-                ]
-            ),
-        )
+        first = [
+            tenants(names[0], accelerator, a.namespace, nominalQuota=2, borrowingLimit=0),
+            tenants(names[1], accelerator, b.namespace, nominalQuota=4),
+        ]
+        sandbox.kubectl("apply", "-f", "-", input=yaml.safe_dump_all(first))
         for team in (a, b):
             team.deploy(accelerator=accelerator, drainSeconds=60, scaling={"maxReplicas": 8})
             team.await_ready()
 
-        def wanted(labels: dict[str, str], replicas: Callable[[int], int]) -> Series:
-            samples = tuple((float(at), float(replicas(at))) for at in range(began, now, 30))
-            return Series(WANTED_METRIC, {"deployment": "llama", **labels}, samples)
+        def told_by(name: str, labels: dict[str, str], value: Callable[[int], int]) -> Series:
+            samples = tuple((float(at), float(value(at))) for at in range(began, now, 30))
+            return Series(name, {"deployment": "llama", **labels}, samples)
 
         half = began + (now - began) // 2
         past = [
-            wanted({"namespace": a.namespace}, lambda at: 1 if at < half else 4),
+            told_by(WANTED_METRIC, {"namespace": a.namespace}, lambda at: 1 if at < half else 4),
             # As a scrape has it that does not honor labels.
-            wanted({"namespace": "modelfleet-system", "exported_namespace": b.namespace}, lambda _: 6),
-            wanted({"namespace": "gone"}, lambda _: 3),
+            *(
+                told_by(name, {"namespace": "modelfleet-system", "exported_namespace": b.namespace}, lambda _, v=v: v)
+                for name, v in {WANTED_METRIC: 6, DEMAND_METRIC: 600, MIX_METRIC: 2, TARGET_METRIC: 100}.items()
+            ),
+            told_by(WANTED_METRIC, {"namespace": "gone"}, lambda _: 3),
         ]
         changed = yaml.safe_dump_all(
             [
@@ -229,6 +229,9 @@ def test_a_recorded_day_is_played_both_ways(
         with remembering(tmp_path, past) as url:
             told = answer(reader, *asked, "--prometheus", url, given=changed)["past"]
             code, table, err = whatif(reader, *asked, "--prometheus", url, given=changed)
+            allowances = [manifest["spec"] | {"tokensPerMinute": {"total": 36_000}} for manifest in first]
+            allowed = yaml.safe_dump_all([{**m, "spec": spec} for m, spec in zip(first, allowances, strict=True)])
+            admitted = answer(reader, *asked, "--prometheus", url, given=allowed)["past"]
         silent = whatif(reader, *asked, "--prometheus", url, given=changed)
         of = {row["namespace"]: row for row in told["deployments"]}
         of_tenant = {row["name"]: row for row in told["tenants"]}
@@ -243,9 +246,17 @@ def test_a_recorded_day_is_played_both_ways(
     assert (of[b.namespace]["asIs"]["drains"], of[b.namespace]["whatIf"]["drains"]) == (1, 3)
     assert of_tenant[names[1]]["asIs"]["borrowedGpuHours"] == pytest.approx(3 * 1, abs=near)
     assert "in the record, and not in the cluster: gone/llama; left out" in told["notes"]
+    under = {row["namespace"]: row["whatIf"] for row in admitted["deployments"]}
+    assert under[b.namespace]["usedGpuHours"] == pytest.approx(6 * 2, abs=near)
+    assert under[b.namespace]["waitingGpuHours"] == pytest.approx(0, abs=near)
+    assert under[a.namespace]["usedGpuHours"] == pytest.approx(3 * 1 + 3 * 2, abs=near)
+    without = f"recorded minutes have no {DEMAND_METRIC}: it takes no part in token allowances then"
+    assert [note for note in admitted["notes"] if without in note and note.startswith(f"{a.namespace}/llama: ")]
+    assert not [note for note in admitted["notes"] if without in note and b.namespace in note]
+    assert not [note for note in told["notes"] if without in note]
     assert (code, err) == (0, "")
     assert "GPU-hours from" in table
-    assert silent[0] == 1
+    assert silent[0] == 2
     assert silent[2] == "Error: Prometheus: cannot be reached; check its URL\n"
 
 
@@ -282,7 +293,7 @@ GOOD = (
 
 
 def test_bad_input_is_refused_in_one_line(sandbox: Sandbox, reader: Path, tmp_path: Path) -> None:
-    """File, document, field and remedy; 2 for what was given, 1 for what does not answer."""
+    """File, document, field and remedy; 2 for what was given and for what does not answer."""
     for case, (given, expected) in BAD.items():
         code, out, err = whatif(reader, "-f", "-", given=given.replace("{doc}", GOOD))
         assert (code, out) == (2, ""), case
@@ -297,6 +308,7 @@ def test_bad_input_is_refused_in_one_line(sandbox: Sandbox, reader: Path, tmp_pa
     both = whatif(Path(f"{reader}:{nowhere}"), "-f", "-", "-o", "yaml", given=GOOD)
     forbidden = whatif(nobody, "-f", "-", given=GOOD)
     absent = whatif(tmp_path / "none", "-f", "-", given=GOOD)
+    elsewhere = whatif(reader, "-f", "-", "--context", "elsewhere", given=GOOD)
 
     assert "cannot read /" in whatif(reader, "-f", "/no/such/file")[2]
     assert whatif(reader, "--delete", "nobody")[2].startswith("Error: --delete: there is no Tenant nobody; there are:")
@@ -304,8 +316,9 @@ def test_bad_input_is_refused_in_one_line(sandbox: Sandbox, reader: Path, tmp_pa
     assert (both[0], both[2]) == (0, "")
     assert "good" in {row["name"] for row in yaml.safe_load(both[1])["tenants"]}
     assert "cannot list resource" in forbidden[2]
-    assert (unreachable[0], absent[0], forbidden[0]) == (1, 1, 1)
-    for _, out, err in (unreachable, absent, forbidden):
+    assert "elsewhere" in elsewhere[2]
+    for code, out, err in (unreachable, absent, forbidden, elsewhere):
+        assert code == 2
         assert out == ""
         assert err.startswith("Error: ")
         assert err.count("\n") == 1, err
