@@ -22,7 +22,6 @@ from modelfleet.decide.forecast import (
     MIN_GROWTH_SPAN_SECONDS,
     forecast,
     growth_per_second,
-    input_per_output,
     learn_token_mix,
     learn_tokens_per_request,
     remember_queue,
@@ -249,8 +248,7 @@ def _recommend(
         token_mix=token_mix,
     )
     steps = (Step(_REPLICAS, wanted.replicas), Step(_STABILIZE, damped, limit))
-    mixed = input_per_output(token_mix, seen)
-    return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted, mixed)
+    return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted, token_mix)
 
 
 def _damp(

@@ -11,8 +11,8 @@ from modelfleet.decide.admit import Admission, Uncounted
 from modelfleet.decide.bounds import InForce
 from modelfleet.decide.capacity import Capacity
 from modelfleet.decide.demand import Demand
-from modelfleet.decide.forecast import Load
-from modelfleet.decide.history import Memory
+from modelfleet.decide.forecast import Load, input_per_output
+from modelfleet.decide.history import Memory, TokenMix
 from modelfleet.decide.lookback import Lookback
 from modelfleet.decide.pace import Filled
 from modelfleet.decide.replicas import Need, Wanted
@@ -44,7 +44,7 @@ class Facts(NamedTuple):
 
     Attributes:
         complete: Whether every ready pod told all of it; else the sums are lower bounds and nothing shrinks.
-        input_per_output: Prompt tokens that come with one generated token, or why that is unknown.
+        token_mix: Prompt and generated tokens of the last minutes.
     """
 
     demand: Demand
@@ -55,7 +55,12 @@ class Facts(NamedTuple):
     need: Need
     lookback: Lookback
     wanted: Wanted
-    input_per_output: float | Missing
+    token_mix: TokenMix
+
+    @property
+    def input_per_output(self) -> float | Missing:
+        """Prompt tokens that come with one generated token, or why that is unknown."""
+        return input_per_output(self.token_mix, self.demand)
 
     @property
     def missing(self) -> str:
