@@ -31,7 +31,7 @@ from modelfleet.api.modeldeployment import (
 )
 from modelfleet.decide.capacity import Capacity, CapacitySource
 from modelfleet.decide.demand import Demand, Total
-from modelfleet.decide.history import Measured, Memory
+from modelfleet.decide.history import LoadMemory, Measured, Memory, Windows
 from modelfleet.decide.snapshot import (
     Allowance,
     Child,
@@ -373,7 +373,11 @@ def fleet(
 
 
 def watched(made: DeploymentBuilder, *, desired: int | None = None, seconds: float = 3600, **fields: Any) -> Memory:
-    """Return the memory of a deployment that this process has decided about for a while."""
+    """Return the memory of a deployment that this process has decided about for a while.
+
+    Args:
+        fields: Of the memory, of its load and of its windows.
+    """
     asked = desired if desired is not None else (made.child.replicas if made.child else None)
     memory: dict[str, Any] = {
         "uid": f"uid-{made.name}",
@@ -381,6 +385,8 @@ def watched(made: DeploymentBuilder, *, desired: int | None = None, seconds: flo
         "desired": asked,
         "last_decided_at": NOW - 1,
         "ready_pods": frozenset(f"uid-{pod.name}" for pod in made.made),
+        "load": LoadMemory(**{name: fields.pop(name) for name in LoadMemory._fields if name in fields}),
+        "windows": Windows(**{name: fields.pop(name) for name in Windows._fields if name in fields}),
         **fields,
     }
     return Memory(**memory)

@@ -76,7 +76,7 @@ def test_a_new_object_of_an_old_name_starts_afresh() -> None:
     decision, plan = _decide(made, memory)
 
     assert decision.desired == 1
-    assert plan.history[made.key].measured == Measured()
+    assert plan.history[made.key].load.measured == Measured()
 
 
 # --- who bound it -------------------------------------------------------------------------------
@@ -340,7 +340,7 @@ def test_an_outage_ends_what_saturation_was_being_timed() -> None:
     made = deployment().pods(BUSY.lost())
     memory = watched(made, measured=Measured(saturated_since=NOW - 60))
     _, plan = _decide(made, memory)
-    actual = plan.history[made.key].measured
+    actual = plan.history[made.key].load.measured
 
     assert actual == Measured()
 
@@ -350,7 +350,7 @@ def test_holding_fills_the_scale_down_window() -> None:
     made = deployment().pods(BUSY.lost()).asks(6)
     memory = watched(made, highest=(Recommendation(NOW - 10, 2),))
     _, plan = _decide(made, memory)
-    actual = plan.history[made.key].highest
+    actual = plan.history[made.key].windows.highest
 
     assert actual == (Recommendation(NOW, 6),)
 

@@ -122,8 +122,8 @@ def test_a_restart_takes_up_what_was_learned() -> None:
     counts = story.play(50, requests_per_second=15)
     memory = next(iter(story.history.values()))
 
-    assert memory.pace.constant_seconds == pytest.approx(0.010, abs=0.001)
-    assert memory.lookback.forecast.name == "30s-peak-day"
+    assert memory.load.pace.constant_seconds == pytest.approx(0.010, abs=0.001)
+    assert memory.load.lookback.forecast.name == "30s-peak-day"
     assert min(counts) >= 4
 
 

@@ -13,7 +13,7 @@ from modelfleet.api.conditions import Reason
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import Mode
 from modelfleet.decide.cycle import decide
-from modelfleet.decide.history import Measured, Memory, QueueSample, Recommendation, ScaleEvent
+from modelfleet.decide.history import LoadMemory, Measured, Memory, QueueSample, Recommendation, ScaleEvent, Windows
 from modelfleet.decide.snapshot import Node
 from tests.builders import (
     NOW,
@@ -97,21 +97,25 @@ def _memory(random: Random) -> Memory:
         uid="",
         since=NOW - random.choice((0.0, 30.0, 3600.0, 3600.0)),
         desired=random.choice((None, 0, 1, 2, 5, 16)),
-        highest=tuple(Recommendation(NOW - 50 + number, count) for number, count in enumerate(highest)),
-        lowest=tuple(Recommendation(NOW - 25 + number, count) for number, count in enumerate(lowest)),
+        windows=Windows(
+            highest=tuple(Recommendation(NOW - 50 + number, count) for number, count in enumerate(highest)),
+            lowest=tuple(Recommendation(NOW - 25 + number, count) for number, count in enumerate(lowest)),
+        ),
         scale_events=tuple(ScaleEvent(NOW - 40 + 9 * number, change) for number, change in enumerate(changes)),
-        queue=tuple(
-            QueueSample(NOW - 8 + number, random.choice((0, 3, 40, 200))) for number in range(random.randrange(8))
+        load=LoadMemory(
+            queue=tuple(
+                QueueSample(NOW - 8 + number, random.choice((0, 3, 40, 200))) for number in range(random.randrange(8))
+            ),
+            measured=random.choice(
+                (
+                    Measured(),
+                    Measured(tokens_per_second=500.0, running_requests=32.0, measured_seconds=60.0),
+                    Measured(running_requests=1.5, saturated_since=NOW - 4),
+                    Measured(saturated_since=NOW - 60),
+                )
+            ),
+            tokens_per_request=random.choice((None, 1.0, 200.0)),
         ),
-        measured=random.choice(
-            (
-                Measured(),
-                Measured(tokens_per_second=500.0, running_requests=32.0, measured_seconds=60.0),
-                Measured(running_requests=1.5, saturated_since=NOW - 4),
-                Measured(saturated_since=NOW - 60),
-            )
-        ),
-        tokens_per_request=random.choice((None, 1.0, 200.0)),
         start_seconds=random.choice(((), (0.0,), (70.0, 90.0))),
         last_decided_at=random.choice((None, NOW - 1, NOW - 1, NOW + 5)),
     )

@@ -133,7 +133,7 @@ def test_a_longer_queue_never_gives_fewer_replicas(data: st.DataObject, longer: 
     """
     made = data.draw(deployments("a", auto=True).filter(lambda one: any(pod.ready_at for pod in one.made)))
     made = made.targets(queue=made.spec.scaling.targets.queued_requests, tokens=100)
-    memory = data.draw(memories(made).filter(lambda one: one.measured.running_requests is not None))
+    memory = data.draw(memories(made).filter(lambda one: one.load.measured.running_requests is not None))
     history = {made.key: memory._replace(last_decided_at=NOW)}
     number = data.draw(st.sampled_from([n for n, pod in enumerate(made.made) if pod.ready_at]))
     pod = made.made[number]
@@ -158,7 +158,9 @@ def test_decide_apply_decide_is_empty(world: World) -> None:
     """
     made, gpus, history = world
     made = [_settled(one) for one in made]
-    history = {key: memory._replace(tokens_per_request=200.0) for key, memory in history.items()}
+    history = {
+        key: memory._replace(load=memory.load._replace(tokens_per_request=200.0)) for key, memory in history.items()
+    }
     first = decide_on(made, gpus, history)
     assume(not any(one.reclaims for one in first.decisions.values()))
     second = decide_on(apply(made, first), gpus, first.history)

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import cache
 from typing import Annotated, Literal, Self
 from zoneinfo import ZoneInfo
 
@@ -32,6 +33,7 @@ def grace_seconds(drain_seconds: int, *, drains_on_sigterm: bool) -> int:
     return delay_seconds + drain_seconds + GRACE_MARGIN_SECONDS
 
 
+@cache
 def longest_grace_seconds(drain_seconds: int) -> int:
     """Return the longest grace period that a pod has with this drain, whatever its engine."""
     return max(grace_seconds(drain_seconds, drains_on_sigterm=drains) for drains in (True, False))

@@ -26,7 +26,7 @@ from modelfleet.decide.forecast import (
     learn_tokens_per_request,
     remember_queue,
 )
-from modelfleet.decide.history import Measured, Memory, Recommendation
+from modelfleet.decide.history import LoadMemory, Measured, Memory, Windows
 from modelfleet.decide.lookback import NO_PAST, Lookback, look_back
 from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, sample
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
@@ -78,12 +78,17 @@ class _Draft(NamedTuple):
     Attributes:
         spec: None where it cannot be decided by.
         hands_off: Why the count may not be written; Limit.NONE where it may.
+        memory: As it was, but for what concerns neither load nor count.
+        load: What it is to be of the load.
+        windows: What it is to be of recommendations.
     """
 
     observed: Observed
     spec: ModelDeploymentSpec | None
     hands_off: Limit
     memory: Memory
+    load: LoadMemory
+    windows: Windows
     current: int
     wanted: int
     asked: int
@@ -110,6 +115,8 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
             None,
             Limit.INVALID,
             memory,
+            memory.load,
+            memory.windows,
             current,
             wanted=current,
             asked=current,
@@ -120,35 +127,39 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
     facts: Facts | Missing
     if observed.assumed is not None:
         facts, wanted = ASSUMED, observed.assumed.replicas
-        highest, lowest, damped, limit = _damp(memory, spec, wanted, current, now)
-        memory = memory._replace(highest=highest, lowest=lowest)
+        load = memory.load
+        windows, damped, limit = _damp(memory, spec, wanted, current, now)
         steps: tuple[Step, ...] = (Step(_REPLICAS, wanted), Step(_STABILIZE, damped, limit))
     elif isinstance(seen := demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds), Missing):
-        memory, damped, steps = _hold(memory, spec, current, now)
+        load, windows, damped, steps = _hold(memory, spec, current, now)
         facts, wanted = seen, current
     else:
-        memory, damped, steps, facts = _recommend(
+        load, facts = _recommend(
             seen, observed, spec, limits, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
         )
         wanted = facts.wanted.replicas
+        windows, damped, limit = _damp(memory, spec, wanted, current, now)
+        steps = (Step(_REPLICAS, wanted), Step(_STABILIZE, damped, limit))
     bounded, bound = bounds(damped, limits)
     steps = (*steps, Step(_BOUNDS, bounded, bound), Step(_ADMIT, bounded))
     hands_off = _hands_off(observed, limits)
-    return _Draft(observed, spec, hands_off, memory, current, wanted, bounded, steps, facts, in_force=limits)
+    return _Draft(observed, spec, hands_off, memory, load, windows, current, wanted, bounded, steps, facts, limits)
 
 
-def _hold(memory: Memory, spec: ModelDeploymentSpec, current: int, now: float) -> tuple[Memory, int, tuple[Step, ...]]:
+def _hold(
+    memory: Memory, spec: ModelDeploymentSpec, current: int, now: float
+) -> tuple[LoadMemory, Windows, int, tuple[Step, ...]]:
     """Keep the count while the load is unknown, and let the time count as a call for that count."""
     highest = damping.remember(
-        memory.highest,
+        memory.windows.highest,
         current,
         now=now,
         seconds=spec.scaling.behavior.scale_down.stabilization_window_seconds,
         keep_highest=True,
     )
     steps = (Step(_REPLICAS, current, Limit.METRICS), Step(_STABILIZE, current))
-    measured = memory.measured._replace(saturated_since=None)
-    return memory._replace(highest=highest, queue=(), measured=measured), current, steps
+    load = memory.load._replace(queue=(), measured=memory.load.measured._replace(saturated_since=None))
+    return load, memory.windows._replace(highest=highest), current, steps
 
 
 def _recommend(
@@ -161,12 +172,12 @@ def _recommend(
     now: float,
     *,
     max_age_seconds: float,
-) -> tuple[Memory, int, tuple[Step, ...], Facts]:
-    """Run steps 2 to 5 on a load that is known."""
-    scaling, behavior = spec.scaling, spec.scaling.behavior
+) -> tuple[LoadMemory, Facts]:
+    """Run steps 2 to 4 on a load that is known."""
+    scaling, known = spec.scaling, memory.load
     elapsed_seconds = now - memory.last_decided_at if memory.last_decided_at is not None else 0.0
     measured = measure(
-        memory.measured,
+        known.measured,
         seen,
         observed.pods,
         rate_window_seconds=observed.rate_window_seconds,
@@ -177,16 +188,16 @@ def _recommend(
     finished = seen.finished_requests_per_second
     limit_seconds = scaling.targets.inter_token_milliseconds / 1000.0
     pace = learn_pace(
-        memory.pace,
+        known.pace,
         samples,
         finished_per_second=finished.value if finished.known == seen.ready else 0.0,
-        running_requests=seen.running_requests.value if seen.complete else memory.pace.running,
+        running_requests=seen.running_requests.value if seen.complete else known.pace.running,
         limit_seconds=limit_seconds,
         now=now,
     )
-    queue = remember_queue(memory.queue, seen, now=now)
-    tokens_per_request = learn_tokens_per_request(memory.tokens_per_request, seen)
-    token_mix = learn_token_mix(memory.token_mix, seen, elapsed_seconds=elapsed_seconds)
+    queue = remember_queue(known.queue, seen, now=now)
+    tokens_per_request = learn_tokens_per_request(known.tokens_per_request, seen)
+    token_mix = learn_token_mix(known.token_mix, seen, elapsed_seconds=elapsed_seconds)
     supply: Capacity = capacity(
         spec_target=scaling.targets.output_tokens_per_second,
         measured=measured,
@@ -210,7 +221,7 @@ def _recommend(
         ),
     )
     needed = need(seen, load, supply, load_in_replicas=None if filled is None else filled.replicas)
-    lookback = memory.lookback
+    lookback = known.lookback
     # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time;
     # and a load that rests on a guess would be remembered for a day.
     full = needed.full_replicas if filled is not None and filled.known else None
@@ -234,37 +245,26 @@ def _recommend(
         current=current,
         queued_per_replica=scaling.targets.queued_requests,
         queue_falls=growth < 0,
-        tolerance=behavior.tolerance_percent / 100,
+        tolerance=scaling.behavior.tolerance_percent / 100,
     )
-    highest, lowest, damped, limit = _damp(memory, spec, wanted.replicas, current, now)
-    memory = memory._replace(
-        highest=highest,
-        lowest=lowest,
-        queue=queue,
-        measured=measured,
-        pace=pace,
-        lookback=lookback,
-        tokens_per_request=tokens_per_request,
-        token_mix=token_mix,
-    )
-    steps = (Step(_REPLICAS, wanted.replicas), Step(_STABILIZE, damped, limit))
-    return memory, damped, steps, Facts(seen, complete, supply, load, filled, needed, lookback, wanted, token_mix)
+    learned = LoadMemory(queue, measured, pace, lookback, tokens_per_request, token_mix)
+    return learned, Facts(seen, complete, supply, load, filled, needed, lookback, wanted, token_mix)
 
 
 def _damp(
     memory: Memory, spec: ModelDeploymentSpec, wanted: int, current: int, now: float
-) -> tuple[tuple[Recommendation, ...], tuple[Recommendation, ...], int, Limit]:
+) -> tuple[Windows, int, Limit]:
     """Add what is wanted to the two windows, and keep to them and to the rates."""
     behavior = spec.scaling.behavior
     highest = damping.remember(
-        memory.highest,
+        memory.windows.highest,
         wanted,
         now=now,
         seconds=behavior.scale_down.stabilization_window_seconds,
         keep_highest=True,
     )
     lowest = damping.remember(
-        memory.lowest,
+        memory.windows.lowest,
         wanted,
         now=now,
         seconds=behavior.scale_up.stabilization_window_seconds,
@@ -280,7 +280,7 @@ def _damp(
         deciding_since=memory.since,
         now=now,
     )
-    return highest, lowest, damped, limit
+    return Windows(highest, lowest), damped, limit
 
 
 def _go_one_way(draft: _Draft) -> _Draft:
@@ -614,6 +614,8 @@ def _close(
         memory = memory._replace(gave_back_at=now)
     change = desired - current
     memory = memory._replace(
+        windows=draft.windows,
+        load=draft.load,
         desired=desired,
         last_decided_at=now,
         last_scaled_at=now if change else memory.last_scaled_at,
@@ -684,9 +686,11 @@ def _first_memory(observed: Observed, now: float) -> Memory:
     return Memory(
         uid=observed.uid,
         since=now,
-        measured=measured,
-        pace=Pace.resumed(learned.idle_inter_token_seconds) if learned else NO_PACE,
-        lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else NO_PAST,
+        load=LoadMemory(
+            measured=measured,
+            pace=Pace.resumed(learned.idle_inter_token_seconds) if learned else NO_PACE,
+            lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else NO_PAST,
+        ),
     )
 
 

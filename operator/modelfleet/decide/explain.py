@@ -171,7 +171,7 @@ def status(
     verdicts = judge(observed, decision)
     total, ready = _counts(observed)
     at = datetime.fromtimestamp(int(now), UTC)
-    measured = memory.measured
+    measured = memory.load.measured
     known = measured.tokens_per_second is not None and measured.measured_seconds >= MIN_MEASURED_SECONDS
     reason = _reason(observed, decision, verdicts)
     change = next_change(decision, memory, now)
@@ -298,12 +298,12 @@ def next_change(decision: Decision, memory: Memory, now: float) -> tuple[float, 
 def _damping_ends(decision: Decision, memory: Memory, limits: InForce, now: float) -> tuple[float, str] | None:
     up, down = limits.of.behavior.scale_up, limits.of.behavior.scale_down
     match decision.limited_by:
-        case Limit.SCALE_DOWN_WINDOW if memory.highest:
-            oldest = memory.highest[0]
+        case Limit.SCALE_DOWN_WINDOW if memory.windows.highest:
+            oldest = memory.windows.highest[0]
             what = f"the call for {oldest.replicas} replicas leaves the scaleDown window"
             return oldest.at + down.stabilization_window_seconds, what
-        case Limit.SCALE_UP_WINDOW if memory.lowest:
-            oldest = memory.lowest[0]
+        case Limit.SCALE_UP_WINDOW if memory.windows.lowest:
+            oldest = memory.windows.lowest[0]
             what = f"the call for {oldest.replicas} replicas leaves the scaleUp window"
             return oldest.at + up.stabilization_window_seconds, what
         case Limit.WARM_UP:
@@ -786,8 +786,8 @@ def _learned(decision: Decision, memory: Memory) -> LearnedStatus | None:
         return None
     return LearnedStatus(
         idle_inter_token_microseconds=round(decision.facts.pace.constant_seconds * 1e6),
-        forecast=memory.lookback.forecast.name,
-        margin_percent=round(100 * memory.lookback.margin),
+        forecast=memory.load.lookback.forecast.name,
+        margin_percent=round(100 * memory.load.lookback.margin),
     )
 
 

@@ -52,6 +52,38 @@ class TokenMix(NamedTuple):
     output: float = 0.0
 
 
+class LoadMemory(NamedTuple):
+    """What was learned from the load of one ModelDeployment.
+
+    Attributes:
+        queue: Queue lengths of the last seconds, for its growth.
+        measured: Throughput of one saturated replica.
+        pace: What a replica's steps cost.
+        lookback: The load of the past, and what each forecast of it would have cost.
+        tokens_per_request: Generated tokens of an average request; None until one finished.
+        token_mix: Its prompt and generated tokens.
+    """
+
+    queue: tuple[QueueSample, ...] = ()
+    measured: Measured = Measured()
+    pace: Pace = NO_PACE
+    lookback: Lookback = NO_PAST
+    tokens_per_request: float | None = None
+    token_mix: TokenMix = TokenMix()
+
+
+class Windows(NamedTuple):
+    """The stabilization windows.
+
+    Attributes:
+        highest: Of scaling down: past recommendations that no later one exceeds, oldest first.
+        lowest: Of scaling up: past recommendations that no later one undercuts, oldest first.
+    """
+
+    highest: tuple[Recommendation, ...] = ()
+    lowest: tuple[Recommendation, ...] = ()
+
+
 class Memory(NamedTuple):
     """What one ModelDeployment's next decision needs of its earlier ones.
 
@@ -59,15 +91,9 @@ class Memory(NamedTuple):
         uid: Object it is about; another one of the same name starts afresh.
         since: When this process first decided about it; windows fill from here.
         desired: What was last asked for; None before the first decision.
-        highest: Scale-down window: past recommendations that no later one exceeds, oldest first.
-        lowest: Scale-up window: past recommendations that no later one undercuts, oldest first.
+        windows: What was recommended in the stabilization windows.
         scale_events: Changes asked for, no older than the longest policy period.
-        queue: Queue lengths of the last seconds, for its growth.
-        measured: Throughput of one saturated replica.
-        pace: What a replica's steps cost.
-        lookback: The load of the past, and what each forecast of it would have cost.
-        tokens_per_request: Generated tokens of an average request; None until one finished.
-        token_mix: Its prompt and generated tokens.
+        load: What was learned from its load.
         start_seconds: Created-to-ready times of the last starts, oldest first.
         ready_pods: UIDs of pods whose start is already counted.
         last_decided_at: When the last decision was made.
@@ -81,15 +107,9 @@ class Memory(NamedTuple):
     uid: str
     since: float
     desired: int | None = None
-    highest: tuple[Recommendation, ...] = ()
-    lowest: tuple[Recommendation, ...] = ()
+    windows: Windows = Windows()
     scale_events: tuple[ScaleEvent, ...] = ()
-    queue: tuple[QueueSample, ...] = ()
-    measured: Measured = Measured()
-    pace: Pace = NO_PACE
-    lookback: Lookback = NO_PAST
-    tokens_per_request: float | None = None
-    token_mix: TokenMix = TokenMix()
+    load: LoadMemory = LoadMemory()
     start_seconds: tuple[float, ...] = ()
     ready_pods: frozenset[str] = frozenset()
     last_decided_at: float | None = None
