@@ -249,7 +249,8 @@ class _Run:
 
 
 def _resource(item: Mapping[str, Any]) -> str:
-    return item["kind"].lower() + ("es" if item["kind"].endswith("s") else "s")
+    kind: str = item["kind"]
+    return kind.lower() + ("es" if kind.endswith("s") else "s")
 
 
 def _manifests(minutes: float) -> Iterable[dict[str, Any]]:
