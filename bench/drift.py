@@ -259,7 +259,9 @@ def _manifests(minutes: float) -> Iterable[dict[str, Any]]:
         made = yaml.safe_load((fleet.CHART / "presets" / preset).read_text(encoding="utf-8"))
         yield {**made, "metadata": {"name": NAME}}
     for team, models in TEAMS.items():
-        yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": team}}
+        # With a field of its own: of one without, the API server itself makes "before-first-apply" the owner.
+        labels = {"app.kubernetes.io/part-of": NAME}
+        yield {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": team, "labels": labels}}
         yield {
             "apiVersion": API_VERSION,
             "kind": "Tenant",
@@ -272,7 +274,7 @@ def _manifests(minutes: float) -> Iterable[dict[str, Any]]:
         for number in range(models):
             made = product.model_deployment(Key(team, f"model-{number}"), scaling=SCALING)
             made["spec"]["runtime"] = NAME
-            made["metadata"]["labels"] = {"app.kubernetes.io/part-of": NAME}
+            made["metadata"]["labels"] = labels
             made["metadata"]["annotations"] = {"argocd.argoproj.io/tracking-id": f"{NAME}:{team}/model-{number}"}
             if number == 1:
                 until = datetime.now(UTC) + timedelta(minutes=minutes / 2)
