@@ -299,9 +299,8 @@ def test_image_s_own_entry_point() -> None:
 def test_token_comes_from_the_team_s_secret(engine: Engine, name: str) -> None:
     """It is a reference: the operator never reads the secret, and no token is in a manifest."""
     model = LLAMA.model.model_copy(update={"token_secret_name": "hub"})
-    variables = {
-        variable["name"]: variable for variable in _container(_spec(model=model), _runtime(engine=engine))["env"]
-    }
+    runtime = _runtime(engine=engine)
+    variables = {variable["name"]: variable for variable in _container(_spec(model=model), runtime)["env"]}
 
     assert variables[name] == {"name": name, "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
     assert len(variables) == 3
