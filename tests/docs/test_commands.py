@@ -172,19 +172,22 @@ def test_they_do_what_they_say(sandbox: Sandbox, directory: Path, monkeypatch: p
         "KUBECONFIG": str(sandbox.kubeconfig),
         "PYTHONPATH": PYTHONPATH,
     }
-    failed = []
-    before = ""
+    failed, printed = [], [""]
     for number, command in enumerate(HERE):
         if order(command) > 2 >= order(HERE[number - 1]):
             settle(sandbox)
         words = typed(command, sandbox)
         if "report" in words:
             Path("report.zip").unlink(missing_ok=True)
-        code, output = run(words, stdin(command) or before, os.environ | reader)
-        before = output
+        code, output = run(words, stdin(command) or printed[-1], os.environ | reader)
+        printed.append(output)
         if code:
             failed.append(f"{command.page}: {line(command)}: exit code {code}: {output[-500:]}")
     assert not failed, "\n".join(failed)
+    said = "\n".join(printed)
+    assert "team-a/llama-8b: Available" in said
+    assert "looked at: 0 errors" in said
+    assert (directory / "report.zip").exists()
 
 
 def settle(sandbox: Sandbox) -> None:
