@@ -204,6 +204,14 @@ def test_a_foreign_autoscaler(sandbox: Sandbox, team: Team) -> None:
     until(lambda: columns(sandbox, team)["REASON"] == "ForeignAutoscaler", seconds=NAMED_SECONDS)
     assert f"{team.namespace}/hpa-0 scales the same replicas" in team.message("Scaling")
 
+    # Of the one that is left it is told the truth: minReplicas, which is what it writes, moves nothing.
+    sandbox.kubectl("delete", "hpa", "hpa-0", "-n", team.namespace)
+    until(lambda: "hpa-1 scales the same replicas" in team.message("Scaling"))
+    sandbox.kubectl("scale", "mdep", "llama", "--replicas=3", "-n", team.namespace)
+    until(lambda: team.status()["observedGeneration"] == team.get()["metadata"]["generation"])
+    assert team.get()["spec"]["scaling"]["minReplicas"] == 3
+    assert (team.replicas(), team.status()["reason"]) == (1, "ForeignAutoscaler")
+
 
 def test_a_missing_rule(sandbox: Sandbox, team: Team) -> None:
     role = sandbox.request("GET", ROLE)
