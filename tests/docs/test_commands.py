@@ -31,7 +31,7 @@ ELSEWHERE = {
     r"modelfleet simulate .": "tests/simulate/test_simulate_docs.py",
     r"modelfleet run ": "tests/cluster/helm/test_release.py",
 }
-"""Commands that another test runs, by what they look like; where."""
+"""Commands that another test runs, some with other values, by what they look like; where."""
 NOT_HERE = {
     r"kubectl (.* )?(logs|port-forward)\b": "a sandbox has no kubelet",
     r"curl ": "asks what port-forward opens",
