@@ -12,7 +12,7 @@ import typer
 import uvloop
 from rich.console import Console
 
-from bench import agreement, decide_cost, failover, fleet, quota, reaction
+from bench import agreement, decide_cost, drift, failover, fleet, quota, reaction
 from bench.figures import Figure, table
 
 
@@ -25,6 +25,7 @@ class Benchmark(StrEnum):
     FLEET = "fleet"
     AGREEMENT = "agreement"
     QUOTA = "quota"
+    DRIFT = "drift"
 
 
 app = typer.Typer(add_completion=False, pretty_exceptions_show_locals=False)
@@ -52,7 +53,9 @@ def main(
     Console(width=140).print(table(figures))
 
 
-async def _measure(wanted: tuple[Benchmark, ...], *, steps: int | None, quick: bool) -> AsyncIterator[Figure]:
+async def _measure(  # noqa: PLR0912 - one branch a benchmark
+    wanted: tuple[Benchmark, ...], *, steps: int | None, quick: bool
+) -> AsyncIterator[Figure]:
     if Benchmark.DECIDE in wanted:
         for figure in decide_cost.measure():
             yield figure
@@ -70,6 +73,9 @@ async def _measure(wanted: tuple[Benchmark, ...], *, steps: int | None, quick: b
             yield figure
     if Benchmark.QUOTA in wanted:
         async for figure in quota.measure(quota.QUICK if quick else quota.Size()):
+            yield figure
+    if Benchmark.DRIFT in wanted:
+        for figure in await drift.measure(minutes=2 if quick else 30):
             yield figure
 
 

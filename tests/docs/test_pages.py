@@ -35,7 +35,7 @@ OBJECTS = [
 ]
 OTHERS_KINDS = {"hpa", "scaledobject"}
 BUILT_IN = {
-    *("pod", "pods", "node", "nodes", "events", "lease", "cm", "crd", "namespace", "ns", "endpoints"),
+    *("pod", "pods", "node", "nodes", "events", "lease", "cm", "crd", "namespace", "ns", "endpointslices"),
     *("svc", "service", "deploy", "deployment", "resourcequota", "serviceaccount", "secret"),
 }
 VERBS = {"get", "describe", "delete", "wait", "annotate", "patch", "port-forward", "logs", "exec", "scale", "explain"}

@@ -1,4 +1,4 @@
-"""What a reader types from the quick start and while something does not scale, typed as it stands in one shell."""
+"""What a reader types from the quick start's first part, typed as it stands in one shell."""
 
 from __future__ import annotations
 
@@ -14,22 +14,18 @@ import pytest
 
 from sandbox import binaries
 from sandbox.cluster import DEFAULT_ROOT, Sandbox
-from sandbox.fleet import Fleet
 from tests.docs.pages import CHECKOUT, blocks, script, text
 
 pytestmark = pytest.mark.xdist_group("quickstart")
 
 PAGE = text(CHECKOUT / "docs" / "quickstart.md")
-HERE, ON_GPUS = (part.split("\n## ", 1)[0] for part in re.split(r"^## \d\. ", PAGE, flags=re.M)[1:])
-HOWTO = [CHECKOUT / "docs" / "howto" / f"{name}.md" for name in ("why-is-it-not-scaling", "choose-targets")]
+HERE = re.split(r"^## \d\. ", PAGE, flags=re.M)[1]
 NAME = f"quickstart-{os.getpid()}"
 RECIPES = {
     "-s sandbox": ("sandbox", "-m sandbox up --modelfleet"),
     "sandbox-down": ("sandbox-down", "-m sandbox down"),
 }
 """What the page calls make with; its target, and what that runs."""
-NOT_HERE = re.compile(r"kubectl (port-forward|logs) ")
-"""A sandbox has no kubelet. Nor is there an image for helm to install: tests/cluster/helm does that in its own way."""
 
 
 @pytest.fixture
@@ -95,29 +91,3 @@ def test_it_scales_on_the_sandbox_and_leaves_nothing(programs: Path) -> None:
     assert "default/llama-8b: " in output
     assert "ARITHMETIC" in output
     assert f"sandbox {NAME} is gone" in done.stderr
-
-
-def test_kubectl_takes_what_is_typed_on_a_cluster_with_gpus(programs: Path, tmp_path: Path) -> None:
-    """The second part's kubectl commands, and between serving and deletion those of the how-to pages."""
-
-    def here(markdown: str) -> list[str]:
-        found = [part for block in blocks(markdown) for part in ([block] if "<<EOF" in block else script(block))]
-        return [part.replace(" -w\n", "\n").removesuffix(" -w") for part in found if part.startswith("kubectl ")]
-
-    start = [part for part in here(ON_GPUS) if not NOT_HERE.match(part)]
-    asked = [part for page in HOWTO for part in here(text(page)) if not NOT_HERE.match(part)]
-    with (
-        Sandbox.start(tmp_path / "cluster", name=NAME) as sandbox,
-        Fleet(sandbox, tmp_path / "logs"),
-    ):
-        done = typed(
-            [*start[:-1], *asked, start[-1]], programs, tmp_path, KUBECONFIG=str(sandbox.kubeconfig), HF_TOKEN="-"
-        )
-        left = sandbox.kubectl("get", "mdep", "-A")
-
-    output = ended_well(done)
-    assert (len(start), len(asked)) == (10, 9)
-    assert "team-a/llama-8b: Available" in output
-    assert "0 errors" in output
-    assert (tmp_path / "report.zip").exists()
-    assert "llama-8b" not in left

@@ -295,16 +295,16 @@ def test_image_s_own_entry_point() -> None:
     assert "command" not in _container()
 
 
-def test_token_comes_from_the_team_s_secret() -> None:
-    """HF_TOKEN is a reference: the operator never reads the secret, and no token is in a manifest."""
-    model = LLAMA.model.model_copy(update={"token_secret_name": "hf"})
-    variables = {variable["name"]: variable for variable in _container(_spec(model=model))["env"]}
+@pytest.mark.parametrize(("engine", "name"), [(Engine.VLLM, "HF_TOKEN"), (Engine.NIM, "NGC_API_KEY")])
+def test_token_comes_from_the_team_s_secret(engine: Engine, name: str) -> None:
+    """It is a reference: the operator never reads the secret, and no token is in a manifest."""
+    model = LLAMA.model.model_copy(update={"token_secret_name": "hub"})
+    runtime = _runtime(engine=engine)
+    variables = {variable["name"]: variable for variable in _container(_spec(model=model), runtime)["env"]}
 
-    assert variables["HF_TOKEN"] == {
-        "name": "HF_TOKEN",
-        "valueFrom": {"secretKeyRef": {"name": "hf", "key": "token"}},
-    }
-    assert "HF_TOKEN" not in {variable["name"] for variable in _container()["env"]}
+    assert variables[name] == {"name": name, "valueFrom": {"secretKeyRef": {"name": "hub", "key": "token"}}}
+    assert len(variables) == 3
+    assert name not in {variable["name"] for variable in _container(runtime=runtime)["env"]}
 
 
 def test_caches_go_to_volumes() -> None:

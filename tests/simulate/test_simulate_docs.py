@@ -1,4 +1,4 @@
-"""docs/simulate.md tells the truth: its commands run, its calibration loads, its tables name what there is."""
+"""docs/simulate.md tells the truth: its calibration loads, its tables name what there is; every page's commands run."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from modelfleet.simulate.calibration import CALIBRATIONS, ReplicaModel, load_rep
 from modelfleet.simulate.registry import KINDS
 from modelfleet.simulate.shapes import Shape
 from modelfleet.simulate.traces import parse_trace
+from tests.docs.pages import PAGES, commands
 from tests.simulate.recorded_past import BEGAN, HOUR
 
 DOCUMENT = (Path(__file__).parents[2] / "docs" / "simulate.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^    modelfleet (simulate .+)$", DOCUMENT, re.MULTILINE)
+FOUND = [each.words for page in PAGES for each in commands(page) if each.words[:2] == ("modelfleet", "simulate")]
+COMMANDS = sorted({shlex.join(words[1:]) for words in FOUND if len(words) > 2})
 HERE = [command for command in COMMANDS if "--prometheus" not in command]
 YAML = re.findall(r"^```yaml\n(.+?)^```", DOCUMENT, re.MULTILINE | re.DOTALL)
 SHORT = ("--time-limit-seconds", "60", "--jobs", "1")
@@ -48,8 +50,10 @@ def files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_command_is_found() -> None:
-    assert len(COMMANDS) == DOCUMENT.count("\n    modelfleet ") == 6
-    assert len(HERE) == 5
+    assert {command for command in COMMANDS if command in DOCUMENT} < set(COMMANDS)
+    assert DOCUMENT.count("\n    modelfleet ") == 6
+    assert len(HERE) == 6
+    assert len(COMMANDS) == 8
     assert len(YAML) == 2
 
 
@@ -62,10 +66,10 @@ def test_a_command_runs(command: str, files: Path) -> None:
 
 
 @pytest.mark.xdist_group("recorded-history")
-def test_the_command_for_prometheus_runs(prometheus_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(HERE)))
+def test_a_command_for_prometheus_runs(command: str, prometheus_url: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("modelfleet.cli.simulate.time", lambda: BEGAN + 3.0 * HOUR)
-    (command,) = set(COMMANDS) - set(HERE)
-    here = command.replace("http://localhost:9090", prometheus_url).replace("team-a/llama-8b", "team-a/fitted")
+    here = re.sub(r"team-a/llama-\w+", "team-a/fitted", command.replace("http://localhost:9090", prometheus_url))
     assert prometheus_url in here and "team-a/fitted" in here
 
     code, output = run(here, *SHORT)

@@ -65,7 +65,7 @@ class ServedModel(Model):
     cache_claim_name: Name | None = None
     """PersistentVolumeClaim in this namespace, mounted as the model cache."""
     token_secret_name: Name | None = None
-    """Secret in this namespace whose key `token` is the Hugging Face token."""
+    """Secret in this namespace whose key `token` is the Hugging Face token; of a NIM, the NGC API key."""
 
 
 class Targets(Model):

@@ -72,6 +72,10 @@ def _name(item: Mapping[str, Any]) -> str:
     return f"{metadata['namespace']}/{metadata['name']}" if metadata.get("namespace") else str(metadata["name"])
 
 
+def _watches(facts: Facts, item: Mapping[str, Any]) -> bool:
+    return not facts.watched or item["metadata"]["namespace"] in facts.watched
+
+
 def _known(listed: Listed) -> tuple[Json, ...]:
     return () if isinstance(listed, Unread) else listed
 
@@ -196,7 +200,11 @@ def operator(facts: Facts) -> Iterator[Finding]:
             "two replicas of the operator take over by themselves",
         )
         return
-    unseen = [item for item in _known(facts.deployments) if _unseen_seconds(item, facts.server) > UNSEEN_SECONDS]
+    unseen = [
+        item
+        for item in _known(facts.deployments)
+        if _watches(facts, item) and _unseen_seconds(item, facts.server) > UNSEEN_SECONDS
+    ]
     if unseen:
         yield _error(
             f"operator {holder}",
@@ -316,7 +324,13 @@ def deployments(facts: Facts) -> Iterator[Finding]:
     for item in _known(facts.deployments):
         where = f"ModelDeployment {_name(item)}"
         stalled, ready = condition(item, "Stalled"), condition(item, "Ready")
-        if stalled.get("status") == "True":
+        if not _watches(facts, item):
+            yield _error(
+                where,
+                f"nobody runs it: the operator is installed for the namespaces {', '.join(facts.watched)} only",
+                "add its namespace to the chart's watchNamespaces, or create it in one of those",
+            )
+        elif stalled.get("status") == "True":
             yield _error(where, f"{stalled['reason']}: {stalled.get('message', '')}", "as the message says")
         elif ready.get("status") == "False" and ready.get("reason") in {"Unschedulable", "ApplyFailed"}:
             yield _error(
@@ -381,10 +395,8 @@ def autoscalers(facts: Facts) -> Iterator[Finding]:
             if (aims == "Deployment" and key in children) or (aims == "ModelDeployment" and key in ours):
                 yield _error(
                     f"{kind} {_name(item)}",
-                    f"it scales {aims} {key}, whose replicas are Modelfleet's"
-                    + (
-                        "; Modelfleet leaves them alone meanwhile" if aims == "Deployment" else ": it moves minReplicas"
-                    ),
+                    f"it scales {aims} {key}, whose replicas are Modelfleet's; Modelfleet leaves them alone meanwhile"
+                    + ("" if aims == "Deployment" else ", and what it writes to minReplicas has no effect"),
                     f"kubectl delete {kind.lower()} -n {item['metadata']['namespace']} {item['metadata']['name']}",
                 )
 

@@ -1,7 +1,7 @@
 """What `modelfleet doctor` looks at: everything is read first, and judged afterwards."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Final
@@ -17,49 +17,63 @@ from modelfleet.shell.lease import LEASE_NAME
 ACCOUNT: Final = "modelfleet"
 PROMETHEUS_SECONDS: Final = 5.0
 READ: Final = ("get", "list", "watch")
+WATCH_ARGUMENT: Final = "--watch-namespaces="
 OWN: Final = f"{MANAGED_BY_LABEL}={MANAGED_BY}"
 
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """One thing that the operator's account must be allowed to do."""
+    """One thing that the operator's account must be allowed to do: in one namespace, or everywhere."""
 
     verb: str
     group: str
     resource: str
     name: str = ""
-    at_home: bool = False
-    """In the operator's namespace only."""
+    namespace: str = ""
 
     def __str__(self) -> str:
         resource = f"{self.resource}.{self.group}" if self.group else self.resource
-        return f"{self.verb} {resource}" + (f" {self.name}" if self.name else "")
+        named = f" {self.name}" if self.name else ""
+        return f"{self.verb} {resource}{named}" + (f" in {self.namespace}" if self.namespace else "")
 
 
-def _rights(
-    verbs: Sequence[str], group: str, *resources: str, name: str = "", at_home: bool = False
-) -> Iterator[Right]:
-    yield from (Right(verb, group, resource, name, at_home) for resource in resources for verb in verbs)
+def needed(operator_namespace: str, watched: Sequence[str]) -> tuple[Right, ...]:
+    """Return what the chart's roles grant.
 
+    Args:
+        operator_namespace: Where the Lease is.
+        watched: The chart's watchNamespaces: only there the operator writes; empty for everywhere.
+    """
 
-RIGHTS: Final = (
-    *_rights(READ, GROUP, "modeldeployments", "inferenceruntimes", "acceleratorclasses", "tenants"),
-    *_rights(("patch",), GROUP, "modeldeployments/status", "acceleratorclasses/status", "tenants/status"),
-    *_rights((*READ, "create", "patch"), "apps", "deployments"),
-    *_rights((*READ, "create", "patch"), "", "services"),
-    *_rights((*READ, "create", "patch"), "policy", "poddisruptionbudgets"),
-    *_rights(("list", "watch"), "", "resourcequotas", "nodes"),
-    *_rights(("create", "patch", "delete"), "", "resourcequotas", name="modelfleet-gpus"),
-    *_rights(("list", "watch"), GROUP, "tenantviews"),
-    *_rights(("create", "patch", "delete"), GROUP, "tenantviews", name=VIEW_NAME),
-    *_rights((*READ, "patch"), "", "pods"),
-    *_rights(("list", "watch"), "apps", "replicasets"),
-    *_rights(("list", "watch"), "autoscaling", "horizontalpodautoscalers"),
-    *_rights(("create", "patch"), "events.k8s.io", "events"),
-    *_rights(("create",), "coordination.k8s.io", "leases", at_home=True),
-    *_rights((*READ, "update"), "coordination.k8s.io", "leases", name=LEASE_NAME, at_home=True),
-)
-"""What the chart's ClusterRole and Role grant."""
+    def rights(verbs: Sequence[str], group: str, *resources: str, name: str = "", namespace: str = "") -> list[Right]:
+        return [Right(verb, group, resource, name, namespace) for resource in resources for verb in verbs]
+
+    made = ("create", "patch")
+    found = [
+        *rights(READ, GROUP, "modeldeployments", "inferenceruntimes", "acceleratorclasses", "tenants"),
+        *rights(("patch",), GROUP, "acceleratorclasses/status", "tenants/status"),
+        *rights(READ, "apps", "deployments"),
+        *rights(READ, "", "services", "pods"),
+        *rights(READ, "policy", "poddisruptionbudgets"),
+        *rights(("list", "watch"), "", "resourcequotas", "nodes"),
+        *rights(("list", "watch"), GROUP, "tenantviews"),
+        *rights(("list", "watch"), "apps", "replicasets"),
+        *rights(("list", "watch"), "autoscaling", "horizontalpodautoscalers"),
+        *rights(("create",), "coordination.k8s.io", "leases", namespace=operator_namespace),
+        *rights((*READ, "update"), "coordination.k8s.io", "leases", name=LEASE_NAME, namespace=operator_namespace),
+    ]
+    for place in watched or ("",):
+        found += [
+            *rights(("patch",), GROUP, "modeldeployments/status", namespace=place),
+            *rights(made, "apps", "deployments", namespace=place),
+            *rights(made, "", "services", namespace=place),
+            *rights(made, "policy", "poddisruptionbudgets", namespace=place),
+            *rights((*made, "delete"), "", "resourcequotas", name="modelfleet-gpus", namespace=place),
+            *rights((*made, "delete"), GROUP, "tenantviews", name=VIEW_NAME, namespace=place),
+            *rights(("patch",), "", "pods", namespace=place),
+            *rights(made, "events.k8s.io", "events", namespace=place),
+        ]
+    return tuple(found)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,6 +92,7 @@ class Facts:
 
     Attributes:
         here: This machine's clock when the server's was read.
+        watched: Namespaces in which the operator runs ModelDeployments; empty for all.
         lacking: Rights that the operator's account lacks.
         prometheus: What is wrong with the Prometheus that was named; empty when nothing is, or none was.
         scaled_objects: KEDA's; empty where KEDA is not installed.
@@ -88,6 +103,7 @@ class Facts:
     operator_namespace: str
     definitions: Listed
     operators: Listed
+    watched: tuple[str, ...]
     operator_pods: Listed
     leases: Listed
     lacking: tuple[Right, ...] | Unread
@@ -152,10 +168,14 @@ async def gather(
         except KubernetesError as error:
             return Unread(str(error))
 
+    async def installed() -> tuple[Listed, tuple[str, ...], tuple[Right, ...] | Unread]:
+        operators = await listed(within("/apis/apps/v1", "deployments", operator_namespace), home)
+        watched = _watched(operators)
+        return operators, watched, await _lacking(kubernetes, operator_namespace, watched)
+
     home = f"app.kubernetes.io/name={ACCOUNT}"
     reads: dict[str, Awaitable[Listed]] = {
         "definitions": _definitions(kubernetes),
-        "operators": listed(within("/apis/apps/v1", "deployments", operator_namespace), home),
         "operator_pods": listed(within("/api/v1", "pods", operator_namespace), home),
         "leases": leases(),
         "deployments": listed(within(f"/apis/{GROUP}/{VERSION}", "modeldeployments")),
@@ -169,13 +189,15 @@ async def gather(
         "scaled_objects": listed(within("/apis/keda.sh/v1alpha1", "scaledobjects")),
         "quotas": listed(within("/api/v1", "resourcequotas")),
     }
-    found, lacking, trouble = await asyncio.gather(
-        asyncio.gather(*reads.values()), _lacking(kubernetes, operator_namespace), _prometheus(prometheus_url)
+    found, (operators, watched, lacking), trouble = await asyncio.gather(
+        asyncio.gather(*reads.values()), installed(), _prometheus(prometheus_url)
     )
     return Facts(
         here=here,
         server=server,
         operator_namespace=operator_namespace,
+        operators=operators,
+        watched=watched,
         lacking=lacking,
         prometheus=trouble,
         **dict(zip(reads, found, strict=True)),
@@ -198,7 +220,19 @@ async def _definitions(kubernetes: Kubernetes) -> Listed:
     return tuple(item for item in found if item is not None)
 
 
-async def _lacking(kubernetes: Kubernetes, operator_namespace: str) -> tuple[Right, ...] | Unread:
+def _watched(operators: Listed) -> tuple[str, ...]:
+    """Return the namespaces that the operator's own arguments name."""
+    for item in () if isinstance(operators, Unread) else operators:
+        for container in item["spec"]["template"]["spec"]["containers"]:
+            for argument in container.get("args") or ():
+                if argument.startswith(WATCH_ARGUMENT):
+                    return tuple(argument.removeprefix(WATCH_ARGUMENT).split(","))
+    return ()
+
+
+async def _lacking(
+    kubernetes: Kubernetes, operator_namespace: str, watched: tuple[str, ...]
+) -> tuple[Right, ...] | Unread:
     """Ask the API server for each right of the operator's account."""
     user = f"system:serviceaccount:{operator_namespace}:{ACCOUNT}"
     groups = ["system:serviceaccounts", f"system:serviceaccounts:{operator_namespace}", "system:authenticated"]
@@ -211,7 +245,7 @@ async def _lacking(kubernetes: Kubernetes, operator_namespace: str) -> tuple[Rig
             "resource": resource,
             "subresource": subresource,
             "name": right.name,
-            "namespace": operator_namespace if right.at_home else "",
+            "namespace": right.namespace,
         }
         review = {
             "apiVersion": "authorization.k8s.io/v1",
@@ -222,13 +256,14 @@ async def _lacking(kubernetes: Kubernetes, operator_namespace: str) -> tuple[Rig
         answer = await kubernetes.create(path, review, field_manager="modelfleet-cli")
         return bool(answer["status"]["allowed"])
 
+    rights = needed(operator_namespace, watched)
     try:
-        answers = await asyncio.gather(*(has(right) for right in RIGHTS))
+        answers = await asyncio.gather(*(has(right) for right in rights))
     except Unavailable:
         raise
     except KubernetesError as error:
         return Unread(str(error))
-    return tuple(right for right, allowed in zip(RIGHTS, answers, strict=True) if not allowed)
+    return tuple(right for right, allowed in zip(rights, answers, strict=True) if not allowed)
 
 
 async def _prometheus(url: str | None) -> str:

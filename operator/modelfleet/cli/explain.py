@@ -1,8 +1,9 @@
 """`modelfleet explain NAME`: the last decision, step by step, and what would change it."""
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 from rich.table import Table
@@ -10,6 +11,8 @@ from rich.text import Text
 
 from modelfleet.adapters.kubernetes import Json
 from modelfleet.api.conditions import Limit
+from modelfleet.api.crd import custom_resource_definition
+from modelfleet.api.kinds import MODEL_DEPLOYMENT
 from modelfleet.cli.cluster import (
     Context,
     Kubeconfig,
@@ -25,6 +28,10 @@ from modelfleet.cli.cluster import (
 )
 from modelfleet.cli.names import deployment_names
 from modelfleet.decide.explain import LIMIT_FIELDS
+
+DEFAULT: Final = "default"
+CLIENT_SIDE_APPLY: Final = "kubectl-client-side-apply"
+LAST_APPLIED: Final = "kubectl.kubernetes.io/last-applied-configuration"
 
 
 def explain(
@@ -78,21 +85,44 @@ def explanation(item: Mapping[str, Any]) -> Json:
 def _owner(item: Mapping[str, Any], limit: str) -> Json:
     """Return where a limit is said, and who said so last."""
     field = LIMIT_FIELDS.get(Limit(limit), "") if limit in set(Limit) else ""
-    manager = _manager(item["metadata"].get("managedFields") or (), field) if field.startswith("spec.") else ""
-    return {name: value for name, value in (("limitField", field), ("setBy", manager)) if value}
+    said = _said_by(item, field.split(".")) if field.startswith("spec.") else ""
+    return {name: value for name, value in (("limitField", field), ("setBy", said)) if value}
 
 
-def _manager(managed: Any, field: str) -> str:
-    """Return the field manager of a field; empty when it is a default."""
-    for entry in managed:
-        node = entry.get("fieldsV1") or {}
-        for part in field.split("."):
-            node = node.get(f"f:{part}")
-            if node is None:
-                break
-        else:
-            return str(entry.get("manager", ""))
-    return ""
+def _said_by(item: Mapping[str, Any], path: Sequence[str]) -> str:
+    """Return the field manager of a field, or that its value is the default.
+
+    Who creates an object other than by server-side apply is made the manager of its defaults too. What such a manager
+    wrote is told by kubectl's own record of it; without one, a value that is the default may be either's.
+    """
+    fields = [f"f:{name}" for name in path]
+    managed = item["metadata"].get("managedFields") or ()
+    entry = next((each for each in managed if _at(each.get("fieldsV1"), fields) is not None), None)
+    if entry is None:
+        return DEFAULT if managed else ""
+    manager = str(entry.get("manager", ""))
+    if entry.get("operation") == "Apply" or _at(item, path) != _default(path):
+        return manager
+    written = (item["metadata"].get("annotations") or {}).get(LAST_APPLIED)
+    if manager != CLIENT_SIDE_APPLY or written is None:
+        return f"{manager}, or {DEFAULT}"
+    try:
+        return DEFAULT if _at(json.loads(written), path) is None else manager
+    except ValueError:
+        return manager
+
+
+def _at(node: Any, path: Iterable[str]) -> Any:
+    """Return what is there; None where nothing is."""
+    for name in path:
+        node = node.get(name) if isinstance(node, Mapping) else None
+    return node
+
+
+def _default(path: Sequence[str]) -> Any:
+    """Return what the API server fills in where nothing is written."""
+    schema = custom_resource_definition(MODEL_DEPLOYMENT)["spec"]["versions"][0]["schema"]["openAPIV3Schema"]
+    return _at(schema, [part for name in path for part in ("properties", name)] + ["default"])
 
 
 def lines(item: Mapping[str, Any], now: datetime) -> list[Text | Table]:

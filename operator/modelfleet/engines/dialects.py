@@ -42,6 +42,7 @@ class Dialect:
             need a span longer than a typical request; counters that move with every step do not.
         drains_on_sigterm: Whether the server finishes its streams after SIGTERM (vLLM: with the
             --shutdown-timeout that its preset sets). Where it does not, the stop is delayed instead.
+        token_variable: Environment variable from which it reads the token of the place that has the weights.
     """
 
     port: int
@@ -58,6 +59,7 @@ class Dialect:
     inter_token_seconds_count: Metric
     rate_window_seconds: float
     drains_on_sigterm: bool = True
+    token_variable: str = "HF_TOKEN"  # noqa: S105 - a name
 
     def names(self) -> tuple[str, ...]:
         """Return every metric name that a decision reads."""
@@ -164,6 +166,7 @@ DIALECTS: dict[Engine, Dialect] = {
         inter_token_seconds_sum=Metric(names=("time_per_output_token_seconds_sum",)),
         inter_token_seconds_count=Metric(names=("time_per_output_token_seconds_count",)),
         rate_window_seconds=PER_STEP_WINDOW_SECONDS,
+        token_variable="NGC_API_KEY",  # noqa: S106 - a name
     ),
     Engine.LLAMACPP: Dialect(
         port=8080,

@@ -239,7 +239,7 @@ def _environment(spec: ModelDeploymentSpec, runtime: InferenceRuntimeSpec, value
     ]
     if spec.model.token_secret_name:
         reference = {"name": spec.model.token_secret_name, "key": "token"}
-        base.append({"name": "HF_TOKEN", "valueFrom": {"secretKeyRef": reference}})
+        base.append({"name": DIALECTS[runtime.engine].token_variable, "valueFrom": {"secretKeyRef": reference}})
     own = {variable.name for variable in runtime.env}
     return [variable for variable in base if variable["name"] not in own] + [
         {"name": variable.name, "value": _filled(variable.value, values)} for variable in runtime.env

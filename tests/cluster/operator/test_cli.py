@@ -20,6 +20,8 @@ import typer
 import yaml
 from typer.testing import CliRunner
 
+from modelfleet.api.meta import API_VERSION
+from modelfleet.cli.explain import explanation
 from modelfleet.cli.main import app
 from sandbox import binaries
 from sandbox.cluster import CHECKOUT, RequestFailed, Sandbox
@@ -83,6 +85,30 @@ def test_kubectl_finds_it_and_completes_it(plugin: Callable[..., str], team: Tea
     names = plugin("__complete", "modelfleet", "explain", "--namespace", team.namespace, "").splitlines()
     assert {"explain", "status", "history", "doctor", "report", "pause", "resume", "recommend"} <= set(commands)
     assert set(names) >= {"alpha", "beta"}
+
+
+@pytest.mark.parametrize(
+    ("command", "scaling", "said"),
+    [
+        (("apply",), {}, "default"),
+        (("apply",), {"maxReplicas": 4}, "kubectl-client-side-apply"),
+        (("apply",), {"maxReplicas": 5}, "kubectl-client-side-apply"),
+        (("apply", "--server-side", "--field-manager=argocd"), {}, "default"),
+        (("apply", "--server-side", "--field-manager=argocd"), {"maxReplicas": 4}, "argocd"),
+        (("create",), {}, "kubectl-create, or default"),
+        (("create",), {"maxReplicas": 5}, "kubectl-create"),
+    ],
+)
+def test_explain_tells_a_default_from_what_somebody_set(
+    sandbox: Sandbox, operator: Watched, command: tuple[str, ...], scaling: Json, said: str
+) -> None:
+    """As the API server records it: whoever creates an object is the manager of its defaults too."""
+    spec = {"model": {"name": "a/b"}, "runtime": "vllm", "accelerator": "h100", "scaling": scaling}
+    manifest = {"apiVersion": API_VERSION, "kind": "ModelDeployment", "metadata": {"name": "default"}, "spec": spec}
+    arguments = (*command, "--dry-run=server", "-o", "json", "--show-managed-fields", "-f", "-")
+    item = json.loads(sandbox.kubectl(*arguments, input=json.dumps(manifest)))
+
+    assert explanation({**item, "status": {"limitedBy": "MaxReplicas"}})["setBy"] == said
 
 
 def test_explain_shows_the_record_of_the_status(sandbox: Sandbox, team: Team) -> None:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import json
 import signal
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -16,10 +17,11 @@ from typer.testing import CliRunner
 
 from modelfleet.adapters.kubernetes import resource_path
 from modelfleet.api.meta import API_VERSION
-from modelfleet.cli.doctor_facts import RIGHTS
+from modelfleet.cli.doctor_facts import needed
 from modelfleet.cli.main import app
+from sandbox import binaries
 from sandbox.cluster import Sandbox
-from sandbox.fleet import NAMESPACE, SERVICE_ACCOUNT, Fleet
+from sandbox.fleet import CHART, KUBE_VERSION, NAMESPACE, SERVICE_ACCOUNT, Fleet
 from sandbox.nodes import NodePlan
 from tests.cluster.operator.scene import Cast, Team, Watched, _credential, create_class, gpu_class, unique, until
 
@@ -105,7 +107,31 @@ def test_the_rights_that_are_asked_for_are_those_that_the_chart_grants(sandbox: 
             for object_name in rule.get("resourceNames", [""])
         }
 
-    assert granted == {(right.verb, right.group, right.resource, right.name) for right in RIGHTS}
+    assert granted == {(right.verb, right.group, right.resource, right.name) for right in needed(NAMESPACE, ())}
+
+
+def test_an_install_for_named_namespaces(sandbox: Sandbox, team: Team, new_team: Callable[..., Team]) -> None:
+    """It is asked for no more than the chart then grants, nor to run what is elsewhere."""
+    other = new_team()
+    role = sandbox.request("GET", ROLE)
+    install = ["template", "modelfleet", str(CHART), "-n", NAMESPACE, "--kube-version", KUBE_VERSION]
+    shown = [f"--show-only=templates/{name}.yaml" for name in ("rbac", "deployment")]
+    values = ["--set", f"watchNamespaces={{{team.namespace}}}", "--set", "replicas=0"]
+    helm = str(binaries.ensure("helm")["helm"])
+    objects = subprocess.run([helm, *install, *shown, *values], capture_output=True, text=True, check=True).stdout
+    try:
+        sandbox.kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", input=objects)
+        until(lambda: found(sandbox) == [], seconds=NAMED_SECONDS)
+
+        other.deploy()
+        named(sandbox, f"ModelDeployment {other.namespace}/llama", f"for the namespaces {team.namespace} only")
+        sandbox.kubectl("delete", "role", "modelfleet", "-n", team.namespace)
+        finding = named(sandbox, "RBAC", f"patch deployments.apps in {team.namespace}")
+        assert "nodes" not in finding["what"]
+    finally:
+        sandbox.kubectl("delete", "deployment", "modelfleet", "-n", NAMESPACE)
+        sandbox.request("PATCH", ROLE, {"rules": role["rules"]})
+        other.end()
 
 
 # --- the ten ------------------------------------------------------------------------------------------
@@ -172,11 +198,19 @@ def test_a_foreign_autoscaler(sandbox: Sandbox, team: Team) -> None:
 
     where = f"HorizontalPodAutoscaler {team.namespace}/hpa-"
     finding = named(sandbox, f"{where}0", f"scales Deployment {team.namespace}/llama")
-    named(sandbox, f"{where}1", f"scales ModelDeployment {team.namespace}/llama", "it moves minReplicas")
+    named(sandbox, f"{where}1", f"scales ModelDeployment {team.namespace}/llama", "to minReplicas has no effect")
 
     assert finding["remedy"] == f"kubectl delete horizontalpodautoscaler -n {team.namespace} hpa-0"
     until(lambda: columns(sandbox, team)["REASON"] == "ForeignAutoscaler", seconds=NAMED_SECONDS)
     assert f"{team.namespace}/hpa-0 scales the same replicas" in team.message("Scaling")
+
+    # Of the one that is left it is told the truth: minReplicas, which is what it writes, moves nothing.
+    sandbox.kubectl("delete", "hpa", "hpa-0", "-n", team.namespace)
+    until(lambda: "hpa-1 scales the same replicas" in team.message("Scaling"))
+    sandbox.kubectl("scale", "mdep", "llama", "--replicas=3", "-n", team.namespace)
+    until(lambda: team.status()["observedGeneration"] == team.get()["metadata"]["generation"])
+    assert team.get()["spec"]["scaling"]["minReplicas"] == 3
+    assert (team.replicas(), team.status()["reason"]) == (1, "ForeignAutoscaler")
 
 
 def test_a_missing_rule(sandbox: Sandbox, team: Team) -> None:
