@@ -135,7 +135,8 @@ class Behavior(Model):
     scale_down: ScaleDown = ScaleDown()
     """Damping of shrinking."""
     tolerance_percent: Annotated[int, Field(ge=0, le=50)] = 10
-    """Load within this distance of the target changes nothing."""
+    """Load within this distance of the target changes nothing until a minute of it was seen; with outputTokensPerSecond,
+    always."""
 
 
 Cron = Annotated[
@@ -261,7 +262,8 @@ class ModelDeploymentSpec(Model):
     scaling: Scaling = Scaling()
     """Bounds, targets and damping."""
     priority: Annotated[int, Field(ge=-1_000, le=1_000)] = 0
-    """Who gets free GPUs first when they are short; higher wins."""
+    """Who gets GPUs first when they are short. Lower ones of the same Tenant drain for a higher one; without Tenants,
+    those of any namespace."""
     drain_seconds: Annotated[int, Field(ge=0, le=3_600)] = 120
     """Longest time a replica may take to finish its streams before it is stopped."""
     start_timeout_seconds: Annotated[int, Field(ge=30, le=14_400)] = 1_800

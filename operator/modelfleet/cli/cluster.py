@@ -34,6 +34,7 @@ class Output(StrEnum):
 Kubeconfig = Annotated[str | None, typer.Option(help="As kubectl's; KUBECONFIG, then ~/.kube/config when absent.")]
 Context = Annotated[str | None, typer.Option(help="Of the kubeconfig; the current one when absent.")]
 Namespace = Annotated[str | None, typer.Option("-n", "--namespace", help="The context's when absent.")]
+AnyNamespace = Annotated[str | None, typer.Option("-n", "--namespace", help="Every namespace when absent.")]
 OperatorNamespace = Annotated[str, typer.Option(help="Where the operator and its Lease are.")]
 OutputOption = Annotated[Output | None, typer.Option("-o", "--output", help="json or yaml; for reading when absent.")]
 PIPE_COLUMNS: Final = 1_000

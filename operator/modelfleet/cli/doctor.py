@@ -7,10 +7,10 @@ from rich.text import Text
 
 from modelfleet.cli.cluster import (
     OPERATOR_NAMESPACE,
+    AnyNamespace,
     Cluster,
     Context,
     Kubeconfig,
-    Namespace,
     OperatorNamespace,
     OutputOption,
     clock,
@@ -25,7 +25,7 @@ STYLES = {Severity.ERROR: "bold red", Severity.WARNING: "yellow", Severity.NOTE:
 
 
 def doctor(
-    namespace: Namespace = None,
+    namespace: AnyNamespace = None,
     prometheus_url: Annotated[str | None, typer.Option(help="Also ask this Prometheus, from here.")] = None,
     operator_namespace: OperatorNamespace = OPERATOR_NAMESPACE,
     kubeconfig: Kubeconfig = None,

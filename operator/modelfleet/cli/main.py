@@ -19,7 +19,7 @@ app = typer.Typer(name="modelfleet", no_args_is_help=True, pretty_exceptions_ena
 
 @app.callback()
 def modelfleet() -> None:
-    """Turn a Kubernetes cluster's GPUs into a Model-as-a-Service."""
+    """Run LLM inference replicas on Kubernetes, scale them, and say why."""
 
 
 for command in (

@@ -14,10 +14,10 @@ import yaml
 from modelfleet.adapters.kubernetes import Json, KubernetesError
 from modelfleet.cli.cluster import (
     OPERATOR_NAMESPACE,
+    AnyNamespace,
     Cluster,
     Context,
     Kubeconfig,
-    Namespace,
     OperatorNamespace,
     clock,
     in_cluster,
@@ -41,7 +41,7 @@ def report(
         Path | None,
         typer.Argument(help="Of the file to write; modelfleet-report-TIME.zip when absent.", metavar="FILE"),
     ] = None,
-    namespace: Namespace = None,
+    namespace: AnyNamespace = None,
     operator_namespace: OperatorNamespace = OPERATOR_NAMESPACE,
     kubeconfig: Kubeconfig = None,
     context: Context = None,
