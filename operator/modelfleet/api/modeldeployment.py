@@ -135,8 +135,8 @@ class Behavior(Model):
     scale_down: ScaleDown = ScaleDown()
     """Damping of shrinking."""
     tolerance_percent: Annotated[int, Field(ge=0, le=50)] = 10
-    """Load within this distance of the target changes nothing until a minute of it was seen; with outputTokensPerSecond,
-    always."""
+    """Load within this distance of the target changes nothing until a minute of it was seen, and always with
+    outputTokensPerSecond."""
 
 
 Cron = Annotated[
