@@ -31,11 +31,6 @@ pytestmark = pytest.mark.xdist_group("operator-cli")
 
 Json = dict[str, Any]
 DOCUMENTS = {name: (CHECKOUT / "docs" / f"{name}.md").read_text() for name in ("cli", "modes-and-schedules")}
-COMMANDS = [
-    command
-    for document in DOCUMENTS.values()
-    for command in re.findall(r"^    kubectl modelfleet (.+)$", document, re.MULTILINE)
-]
 
 
 def run(sandbox: Sandbox, *arguments: str) -> tuple[int, str]:
@@ -397,20 +392,6 @@ def test_a_report_has_no_secret(sandbox: Sandbox, team: Team, tmp_path: Path) ->
 
 
 # --- the documents ------------------------------------------------------------------------------------
-
-
-def test_every_command_of_the_documents_runs(
-    sandbox: Sandbox, team: Team, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    team.deploy("llama-8b")
-    team.await_ready("llama-8b")
-    assert len(COMMANDS) == sum(document.count("    kubectl modelfleet ") for document in DOCUMENTS.values()) == 13
-
-    for command in COMMANDS:
-        code, output = run(sandbox, *shlex.split(command.replace("team-a", team.namespace)))
-        assert code == 0 or (code == 1 and command.startswith("doctor")), f"{command}: {output}"
-    assert (tmp_path / "report.zip").exists()
 
 
 def test_the_manifest_of_the_document_is_accepted(sandbox: Sandbox, team: Team) -> None:
