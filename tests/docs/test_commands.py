@@ -44,7 +44,16 @@ NOT_HERE = {
 """Commands that nothing runs; why."""
 INCOMPLETE = frozenset(
     {
-        *("helm test", "helm upgrade", "kubectl get", "kubectl logs", "kubectl modelfleet"),
+        *(
+            "helm test",
+            "helm upgrade",
+            "kubectl apply",
+            "kubectl diff",
+            "kubectl diff --server-side",
+            "kubectl get",
+            "kubectl logs",
+            "kubectl modelfleet",
+        ),
         *("kubectl modelfleet COMMAND", "kubectl modelfleet explain", "kubectl -n NAMESPACE apply -f"),
         *("kubectl rollout restart", "kubectl scale", "kubectl scale deployment", "kubectl scale mdep"),
         *("modelfleet simulate", "modelfleet whatif"),

@@ -328,8 +328,7 @@ def _applied(made: World, shared: Allocation) -> World:
             if ask.tenant:
                 used[ask.tenant] -= ask.gpus
     asks = [
-        replace(
-            ask,
+        ask._replace(
             held=len(kept[ask.key]),
             assured=shared.granted[ask.key],
             replicas=tuple(sorted(kept[ask.key], key=lambda r: (r.ready, r.in_flight, r.pod))),
