@@ -712,6 +712,8 @@ class _Class:
         self.limits[ask.key] = Limit.RECLAIM
         drained = self._places.wait_at(number, ask.gpus)
         told, waits = self._told.get(self._places.nodes[number].name, []), self.waits.setdefault(ask.key, [])
+        # Names who gives, whatever the order of the asks.
+        told.sort(reverse=True)
         while drained > 0 and told:
             going = told.pop()
             gpus = min(drained, going.gpus)
