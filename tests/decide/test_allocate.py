@@ -7,7 +7,7 @@ import pytest
 
 from modelfleet.api.meta import Key
 from modelfleet.decide.allocate import Ask, Replica
-from modelfleet.decide.shares import share_out
+from modelfleet.decide.shares import Leaving, share_out
 from tests.builders import nodes
 
 
@@ -102,3 +102,11 @@ def test_granted(name: str) -> None:
     actual = {key.name: count for key, count in granted.items()}
 
     assert expected == actual
+
+
+def test_who_gives_is_named_whatever_the_order() -> None:
+    """Two deployments drain on one node: the one that waits reads the same name each time."""
+    going = [Leaving(Key("team", name), "", "h100", "node-0", 1, 60, told=True) for name in ("b", "c")]
+    waits = [share_out([_ask("a", 1)], {"h100": nodes(0)}, (), leaving=each).waits for each in (going, going[::-1])]
+
+    assert waits[0] == waits[1] != {}

@@ -23,8 +23,6 @@ def remember(
         seconds: Length of the window.
         keep_highest: Whether the window's maximum or its minimum is asked for.
     """
-    if not window:
-        return (Recommendation(now, wanted),)
     since = now - seconds
     if keep_highest:
         kept = [past for past in window if past.replicas > wanted and past.at >= since]
