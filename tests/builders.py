@@ -193,12 +193,12 @@ def behavior(
     up: tuple[str, ...] | None = None,
     down: tuple[str, ...] | None = None,
     up_window: int = 0,
-    down_window: int = 300,
+    down_window: int | None = 300,
     tolerance: int = 10,
     up_enabled: bool = True,
     down_enabled: bool = True,
 ) -> Behavior:
-    """Return damping; policies as `policy` reads them, the default ones when None."""
+    """Return damping; policies as `policy` reads them, the default ones when None; a window of None is unset."""
     rules_up: dict[str, Any] = {} if up is None else {"policies": tuple(policy(text) for text in up)}
     rules_down: dict[str, Any] = {} if down is None else {"policies": tuple(policy(text) for text in down)}
     return Behavior(

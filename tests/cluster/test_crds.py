@@ -159,7 +159,6 @@ def test_explain_reads_well(sandbox: Sandbox, field: str, words: list[str]) -> N
                             "enabled": True,
                         },
                         "scaleDown": {
-                            "stabilizationWindowSeconds": 300,
                             "policies": [
                                 {"type": "Percent", "value": 50, "periodSeconds": 60},
                                 {"type": "Pods", "value": 1, "periodSeconds": 60},

@@ -5,7 +5,9 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
+from modelfleet.decide.lateness import PRIOR, STEEPNESS, Lateness, late_share
 from modelfleet.decide.lookback import (
+    BIRTH_STARTS,
     BUCKET_SECONDS,
     FIRST_CHOICE,
     FORECASTS,
@@ -17,8 +19,8 @@ from modelfleet.decide.lookback import (
     ROUNDING,
     Forecast,
     Lookback,
+    Moment,
     look_back,
-    missed,
 )
 
 START_SECONDS = 120.0
@@ -33,13 +35,17 @@ def live(
     least: int = 1,
     start: float = START_SECONDS,
     tick: float = 10.0,
+    late: Callable[[float], float] | None = None,
+    serving: int = 10,
+    settled: bool = True,
 ) -> Lookback:
-    """Let loads pass, one a tick."""
+    """Let loads pass, one a tick; `late` tells which part of the tokens is late at a share of the replicas."""
     now = 1_000_000.0 if lookback.began_at is None else lookback.began_at + tick
     for load in loads if lookback.began_at is not None else [0.0, *loads]:
+        slow = 0.0 if late is None else 1000.0 * late(load / serving)
         lookback = look_back(
             lookback,
-            load,
+            Moment(load, 0.0 if late is None else 1000.0, slow, serving, settled),
             now=now,
             elapsed_seconds=tick,
             start_seconds=start,
@@ -92,7 +98,7 @@ def test_what_was_not_seen_is_no_load_and_no_rest() -> None:
     before = live(hours(0.1, steady))
     after = look_back(
         before,
-        4.0,
+        Moment(4.0, 0.0, 0.0, 10, settled=True),
         now=(before.began_at or 0.0) + HOUR,
         elapsed_seconds=HOUR,
         start_seconds=START_SECONDS,
@@ -125,7 +131,10 @@ def test_a_load_that_wanders_is_followed() -> None:
 
 def test_a_steady_load_gets_one_count() -> None:
     """Nothing moves, so nothing is followed, and a quarter too much is too dear in the end."""
-    asked = {_whole(live(hours(2 + part / 10, steady)).replicas or 0.0) for part in range(10)}
+    asked = {
+        _whole(live(hours(2 + part / 10, steady), late=lambda share: 0.0, serving=5).replicas or 0.0)
+        for part in range(10)
+    }
 
     assert len(asked) == 1
     assert 5 <= asked.pop() <= 7
@@ -200,10 +209,11 @@ def test_a_peak_is_never_forgotten_nor_much_too_high() -> None:
 def test_an_earlier_process_choice_is_taken_up() -> None:
     """What was learned survives a restart, as far as the status keeps it; a name of another version is ignored."""
     learned = live(hours(6, bursts), weight=100.0)
-    resumed = Lookback.resumed(learned.forecast.name, round(100 * learned.margin))
+    resumed = Lookback.resumed(learned.forecast.name, round(100 * learned.margin), 150)
 
-    assert resumed == NO_PAST._replace(choice=learned.choice)
-    assert Lookback.resumed("a-crystal-ball", 125) == NO_PAST
+    assert resumed == NO_PAST._replace(choice=learned.choice, lateness=Lateness.resumed(150))
+    assert STEEPNESS[resumed.lateness.believed] == 15.0
+    assert Lookback.resumed("a-crystal-ball", 125, 0) == NO_PAST
 
 
 def test_every_forecast_has_a_name_of_its_own() -> None:
@@ -213,13 +223,67 @@ def test_every_forecast_has_a_name_of_its_own() -> None:
     assert [round(100 * margin) for margin in MARGINS] == sorted({round(100 * margin) for margin in MARGINS})
 
 
+def test_what_a_deployment_is_born_into_is_nobodys_fault() -> None:
+    """For three starts nothing is charged, and the first margin decides: no forecast could have met it."""
+    birth = BIRTH_STARTS * round(START_SECONDS / BUCKET_SECONDS)
+    born = live([8.0] * birth)
+
+    assert all(not any(track.costs) for track in born.tracks)
+    assert born.choice == FIRST_CHOICE
+    assert any(live([8.0], lookback=born).tracks[0].costs)
+
+
+def test_a_load_in_clumps_counts_as_requests_meet_it() -> None:
+    """Half of ten seconds at nothing and half at twelve: whoever came met twelve."""
+    clumps = live([0.0] * 5 + [12.0] * 5, tick=1.0, lookback=live(hours(1, steady)))
+    before = live(hours(1, steady))
+
+    assert clumps.recent[-1] == pytest.approx(6.0)
+    charged = paid(before, clumps, Forecast(1, 1), 1.5)
+    assert charged == pytest.approx(6 * 10 + 30 * 6 * 10 * late_share(12 / 6, _believed(clumps)), rel=0.01)
+
+
+@pytest.mark.parametrize("true", [3.0, 7.0, 22.0])
+def test_the_steepness_is_learned_from_what_is_late(true: float) -> None:
+    """A day that fills ten replicas to between 20 and 90 % is enough to tell bursts from even loads."""
+    learned = live(hours(6, lambda at: 5.5 - 3.5 * math.cos(at / 600)), late=lambda share: late_share(share, true))
+
+    assert _believed(learned) == true
+
+
+def test_even_loads_need_fewer_replicas_than_bursts_of_the_same_size() -> None:
+    """Who was never late at 80 % of a replica does not pay for half of it to stay idle."""
+    even = live(hours(6, steady), late=lambda share: late_share(share, 32.0), serving=6).replicas
+    clumped = live(hours(6, steady), late=lambda share: late_share(share, 4.5), serving=6).replicas
+
+    assert _whole(even or 0.0) <= 5
+    assert _whole(clumped or 0.0) >= 7
+
+
+def test_one_bad_minute_teaches_next_to_nothing() -> None:
+    """A scrape or a node that stutters makes everybody late at any load: no reason to doubt hours of good service."""
+    even = live(hours(3, steady), late=lambda share: late_share(share, 22.0), serving=5)
+    after = live([4.0] * 2, lookback=even, late=lambda share: 1.0, serving=5)
+
+    assert _believed(after) >= 15.0
+
+
+def test_replicas_that_only_just_serve_teach_nothing() -> None:
+    """The requests that waited for them are late whatever the load is."""
+    assert live(hours(2, steady), late=lambda share: 1.0, settled=False).lateness == PRIOR
+
+
+def _believed(past: Lookback) -> float:
+    return STEEPNESS[past.lateness.believed]
+
+
 @pytest.mark.parametrize(
     ("share", "least", "most"),
-    [(0.0, 0.0, 0.0), (0.5, 0.0, 0.01), (0.8, 0.03, 0.08), (1.0, 0.4, 0.7), (1.5, 0.99, 1.0), (50.0, 1.0, 1.0)],
+    [(0.0, 0.0, 0.0), (0.5, 0.0, 0.01), (0.8, 0.08, 0.15), (1.03, 0.5, 0.5), (1.5, 0.9, 1.0), (50.0, 0.99, 1.0)],
 )
-def test_missed(share: float, least: float, most: float) -> None:
-    """Few are late at half of the capacity, half of them at all of it, everybody beyond."""
-    assert least <= missed(share) <= most
+def test_the_late_share(share: float, least: float, most: float) -> None:
+    """Poisson arrivals: few are late at half of the capacity, half of them a bit beyond all of it."""
+    assert least <= late_share(share, 8.0) <= most
 
 
 def paid(before: Lookback, after: Lookback, forecast: Forecast, margin: float) -> float:
@@ -233,7 +297,9 @@ def test_until_a_start_has_passed_a_forecast_pays_for_what_its_new_replicas_do_n
     before = live([7.0] * 6, lookback=live(hours(1, steady)))
     after = live([7.0], lookback=before)
 
-    assert paid(before, after, Forecast(1, 1), 1.25) == pytest.approx(9 * 10 + 30 * 7 * 10 * missed(1.4), rel=0.001)
+    assert paid(before, after, Forecast(1, 1), 1.25) == pytest.approx(
+        9 * 10 + 30 * 7 * 10 * late_share(1.4, _believed(after)), rel=0.001
+    )
 
 
 def test_each_replica_added_costs_half_a_start_besides() -> None:

@@ -9,7 +9,7 @@ import pytest
 from modelfleet.api.conditions import Limit
 from modelfleet.api.modeldeployment import Behavior, ScalingPolicy
 from modelfleet.decide.history import Recommendation, ScaleEvent
-from modelfleet.decide.stabilize import remember, remember_events, stabilize
+from modelfleet.decide.stabilize import remember, remember_events, scale_down_window_seconds, stabilize
 from tests.builders import NOW, behavior
 
 DEFAULT = behavior()
@@ -166,7 +166,7 @@ class Hpa:
         up, down = self.rules.scale_up, self.rules.scale_down
         self.recommendations.append((now, wanted))
         lowest = min(n for at, n in self.recommendations if at > now - up.stabilization_window_seconds or at == now)
-        highest = max(n for at, n in self.recommendations if at > now - down.stabilization_window_seconds or at == now)
+        highest = max(n for at, n in self.recommendations if at > now - down.watch_seconds or at == now)
         count = min(max(current, lowest), highest)
         if count > current:
             limits = [self._raised(policy, current, now) for policy in up.policies] if up.enabled else [current]
@@ -207,6 +207,21 @@ BEHAVIORS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("given", "forecast_decides", "start_seconds", "expected"),
+    [(None, True, 110.0, 110.0), (None, True, 3.0, 60.0), (None, False, 110.0, 300.0), (20, True, 110.0, 20.0)],
+)
+def test_the_scale_down_window_is_a_start_where_a_forecast_decides(
+    given: int | None, forecast_decides: bool, start_seconds: float, expected: float
+) -> None:
+    """A minute at least, and HorizontalPodAutoscaler's 300 s elsewhere; what the spec says holds everywhere."""
+    window = scale_down_window_seconds(
+        behavior(down_window=given), forecast_decides=forecast_decides, start_seconds=start_seconds
+    )
+
+    assert window == expected
+
+
 @pytest.mark.parametrize("name", BEHAVIORS)
 def test_damping_is_horizontal_pod_autoscaler_s(name: str) -> None:
     """Over 20 random days of 200 decisions, the monotone windows give what the full record would."""
@@ -223,9 +238,7 @@ def test_damping_is_horizontal_pod_autoscaler_s(name: str) -> None:
             now += random.choice((0.37, 1.13, 2.41, 17.93))
             if random.random() < 0.4:
                 wanted = max(0, min(60, wanted + random.randint(-12, 12)))
-            highest = remember(
-                highest, wanted, now=now, seconds=rules.scale_down.stabilization_window_seconds, keep_highest=True
-            )
+            highest = remember(highest, wanted, now=now, seconds=rules.scale_down.watch_seconds, keep_highest=True)
             lowest = remember(
                 lowest, wanted, now=now, seconds=rules.scale_up.stabilization_window_seconds, keep_highest=False
             )

@@ -17,7 +17,12 @@ SEQUENCES = 100
 TICKS = 25
 CHUNKS = 4
 NEEDED = ("queued", "running", "tokens")
-RULES = (behavior(), behavior(down_window=10), behavior(down_window=0, down=("100 Percent / 1 s",)))
+RULES = (
+    behavior(),
+    behavior(down_window=None),
+    behavior(down_window=10),
+    behavior(down_window=0, down=("100 Percent / 1 s",)),
+)
 
 
 def _faulty(pod: PodBuilder, random: Random, load: float) -> PodBuilder:
@@ -112,7 +117,7 @@ def test_no_scale_in_while_any_ready_pod_is_silent(chunk: int) -> None:
                     watched = now - plan.history[one.key].since
                     assert not any(_silent(pod) for pod in one.made), (chunk, sequence)
                     assert not _unequally_paced(one.made, now), (chunk, sequence)
-                    assert watched >= one.spec.scaling.behavior.scale_down.stabilization_window_seconds
+                    assert watched >= one.spec.scaling.behavior.scale_down.watch_seconds
             for scale in plan.scales:
                 next(world for world in worlds if world.made.key == scale.key).replicas = scale.replicas
             history = dict(plan.history)

@@ -92,11 +92,13 @@ class ScalingPolicy(Model):
     """Length of the period."""
 
 
+WATCH_SECONDS = 300
+"""HorizontalPodAutoscaler's window of scaling down."""
+
+
 class ScalingRules(Model):
     """Damping in one direction, as in HorizontalPodAutoscaler."""
 
-    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3_600)]
-    """Past recommendations considered; the safest of them wins."""
     policies: Annotated[tuple[ScalingPolicy, ...], Field(min_length=1, max_length=4)]
     """Rate limits; the one that permits the most change applies."""
     enabled: bool = True
@@ -116,15 +118,21 @@ class ScaleUp(ScalingRules):
 
 
 class ScaleDown(ScalingRules):
-    """Damping of shrinking. Default: the highest recommendation of the last 300 s."""
+    """Damping of shrinking, by default to at most half of the replicas, or by one, in 60 s."""
 
-    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3_600)] = 300
-    """Past recommendations considered; the highest of them wins."""
+    stabilization_window_seconds: Annotated[int, Field(ge=0, le=3_600)] | None = None
+    """Past recommendations considered; the highest of them wins. Unset: as long as a pod takes to start (P90) where a
+    forecast decides, for it holds a load's peaks itself; else 300."""
     policies: Annotated[tuple[ScalingPolicy, ...], Field(min_length=1, max_length=4)] = (
         ScalingPolicy(type="Percent", value=50, period_seconds=60),
         ScalingPolicy(type="Pods", value=1, period_seconds=60),
     )
     """Rate limits; the one that permits the most change applies."""
+
+    @property
+    def watch_seconds(self) -> int:
+        """For how long the operator watches before it shrinks: the window, or 300 where it is unset."""
+        return WATCH_SECONDS if self.stabilization_window_seconds is None else self.stabilization_window_seconds
 
 
 class Behavior(Model):
@@ -343,6 +351,8 @@ class LearnedStatus(Model):
     """The forecast that was cheapest on this deployment's own past."""
     margin_percent: Count
     """Replicas for each 100 replicas of forecast load."""
+    late_steepness_tenths: Count = 0
+    """How steeply lateness grows with a replica's load, times ten: 20 for bursts of seconds, 320 for even loads."""
 
 
 class ModelDeploymentStatus(Model):

@@ -66,7 +66,7 @@ def capacity(
     start_seconds: tuple[float, ...],
 ) -> Capacity:
     """Choose the target of one replica: the spec's, else the measured, else the runtime's prior."""
-    start = max(MIN_START_SECONDS, p90(start_seconds)) if start_seconds else START_PRIOR_SECONDS
+    start = start_time(start_seconds)
     room = measured.running_requests
     running = None if room is None else max(1.0, room * TARGET_UTILIZATION)
     if spec_target is not None:
@@ -76,6 +76,11 @@ def capacity(
     if prior_tokens_per_second is not None:
         return Capacity(prior_tokens_per_second * TARGET_UTILIZATION, CapacitySource.PRIOR, running, start)
     return Capacity(None, CapacitySource.UNKNOWN, running, start)
+
+
+def start_time(start_seconds: tuple[float, ...]) -> float:
+    """Return how long a start takes: P90 of those seen, or the prior."""
+    return max(MIN_START_SECONDS, p90(start_seconds)) if start_seconds else START_PRIOR_SECONDS
 
 
 def measure(
@@ -99,7 +104,7 @@ def measure(
         elapsed_seconds: Length of the interval.
     """
     waiting = demand.complete and demand.queued_requests.value >= demand.ready
-    if not (waiting and saturated(pods) and _settled(pods, now)):
+    if not (waiting and saturated(pods) and settled(pods, now=now, seconds=SETTLED_SECONDS)):
         return measured if measured.saturated_since is None else measured._replace(saturated_since=None)
     since = now if measured.saturated_since is None else measured.saturated_since
     if now - since < MIN_SATURATED_SECONDS:
@@ -124,8 +129,9 @@ def measure(
     )
 
 
-def _settled(pods: tuple[Pod, ...], now: float) -> bool:
-    return all(pod.ready_at is None or pod.terminating or now - pod.ready_at >= SETTLED_SECONDS for pod in pods)
+def settled(pods: tuple[Pod, ...], *, now: float, seconds: float) -> bool:
+    """Return whether every pod that serves has done so for so long."""
+    return all(pod.ready_at is None or pod.terminating or now - pod.ready_at >= seconds for pod in pods)
 
 
 def _blend(known: float | None, seen: float, weight: float) -> float:

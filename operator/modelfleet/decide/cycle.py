@@ -16,7 +16,15 @@ from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, Uncounted, admit, share_allowances
 from modelfleet.decide.allocate import Ask, Replica
 from modelfleet.decide.bounds import InForce, bounds, in_force, one_way
-from modelfleet.decide.capacity import AVERAGING_SECONDS, START_SAMPLES, Capacity, capacity, measure
+from modelfleet.decide.capacity import (
+    AVERAGING_SECONDS,
+    START_SAMPLES,
+    Capacity,
+    capacity,
+    measure,
+    settled,
+    start_time,
+)
 from modelfleet.decide.demand import Demand, demand
 from modelfleet.decide.forecast import (
     MIN_GROWTH_SPAN_SECONDS,
@@ -27,8 +35,8 @@ from modelfleet.decide.forecast import (
     remember_queue,
 )
 from modelfleet.decide.history import LoadMemory, Measured, Memory, Windows
-from modelfleet.decide.lookback import NO_PAST, Lookback, look_back
-from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, sample
+from modelfleet.decide.lookback import NO_PAST, TOLD_SECONDS, Lookback, Moment, look_back
+from modelfleet.decide.pace import NO_PACE, Pace, late_tokens, learn_pace, load_in_replicas, sample
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
 from modelfleet.decide.replicas import MOST_REPLICAS, need, replicas
 from modelfleet.decide.shares import Allocation, Leaving, Reclaim, share_out
@@ -150,16 +158,17 @@ def _hold(
     memory: Memory, spec: ModelDeploymentSpec, current: int, now: float
 ) -> tuple[LoadMemory, Windows, int, tuple[Step, ...]]:
     """Keep the count while the load is unknown, and let the time count as a call for that count."""
+    seconds = _scale_down_window_seconds(memory, spec)
     highest = damping.remember(
         memory.windows.highest,
         current,
         now=now,
-        seconds=spec.scaling.behavior.scale_down.stabilization_window_seconds,
+        seconds=seconds,
         keep_highest=True,
     )
     steps = (Step(_REPLICAS, current, Limit.METRICS), Step(_STABILIZE, current))
     load = memory.load._replace(queue=(), measured=memory.load.measured._replace(saturated_since=None))
-    return load, memory.windows._replace(highest=highest), current, steps
+    return load, memory.windows._replace(highest=highest, highest_seconds=seconds), current, steps
 
 
 def _recommend(
@@ -227,9 +236,16 @@ def _recommend(
     full = needed.full_replicas if filled is not None and filled.known else None
     complete = seen.complete and (filled is None or not filled.missing)
     if full is not None and complete:
+        tokens, late = late_tokens(samples, limit_seconds=limit_seconds)
         lookback = look_back(
             lookback,
-            min(full, MOST_REPLICAS),
+            Moment(
+                min(full, MOST_REPLICAS),
+                tokens,
+                late,
+                seen.ready,
+                settled(observed.pods, now=now, seconds=TOLD_SECONDS),
+            ),
             now=now,
             elapsed_seconds=elapsed_seconds,
             start_seconds=supply.start_seconds,
@@ -255,12 +271,12 @@ def _damp(
     memory: Memory, spec: ModelDeploymentSpec, wanted: int, current: int, now: float
 ) -> tuple[Windows, int, Limit]:
     """Add what is wanted to the two windows, and keep to them and to the rates."""
-    behavior = spec.scaling.behavior
+    behavior, seconds = spec.scaling.behavior, _scale_down_window_seconds(memory, spec)
     highest = damping.remember(
         memory.windows.highest,
         wanted,
         now=now,
-        seconds=behavior.scale_down.stabilization_window_seconds,
+        seconds=seconds,
         keep_highest=True,
     )
     lowest = damping.remember(
@@ -280,7 +296,16 @@ def _damp(
         deciding_since=memory.since,
         now=now,
     )
-    return Windows(highest, lowest), damped, limit
+    return Windows(highest, lowest, seconds), damped, limit
+
+
+def _scale_down_window_seconds(memory: Memory, spec: ModelDeploymentSpec) -> float:
+    return damping.scale_down_window_seconds(
+        spec.scaling.behavior,
+        forecast_decides=memory.load.lookback.replicas is not None
+        and spec.scaling.targets.output_tokens_per_second is None,
+        start_seconds=start_time(memory.start_seconds),
+    )
 
 
 def _go_one_way(draft: _Draft) -> _Draft:
@@ -689,7 +714,9 @@ def _first_memory(observed: Observed, now: float) -> Memory:
         load=LoadMemory(
             measured=measured,
             pace=Pace.resumed(learned.idle_inter_token_seconds) if learned else NO_PACE,
-            lookback=Lookback.resumed(learned.forecast, learned.margin_percent) if learned else NO_PAST,
+            lookback=Lookback.resumed(learned.forecast, learned.margin_percent, learned.late_steepness_tenths)
+            if learned
+            else NO_PAST,
         ),
     )
 

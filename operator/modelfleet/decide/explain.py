@@ -9,6 +9,7 @@ from typing import Literal
 from modelfleet.api.conditions import Condition, ConditionType, Limit, Reason
 from modelfleet.api.meta import DEPLOYMENT_LABEL
 from modelfleet.api.modeldeployment import (
+    Behavior,
     DecisionStatus,
     LearnedStatus,
     Mode,
@@ -30,6 +31,7 @@ from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.shares import Reclaim
 from modelfleet.decide.snapshot import Missing, Observed, Tokens
+from modelfleet.decide.stabilize import scale_down_window_seconds
 
 Truth = Literal["True", "False", "Unknown"]
 MOST = 2**31 - 1
@@ -301,13 +303,13 @@ def _damping_ends(decision: Decision, memory: Memory, limits: InForce, now: floa
         case Limit.SCALE_DOWN_WINDOW if memory.windows.highest:
             oldest = memory.windows.highest[0]
             what = f"the call for {oldest.replicas} replicas leaves the scaleDown window"
-            return oldest.at + down.stabilization_window_seconds, what
+            return oldest.at + memory.windows.highest_seconds, what
         case Limit.SCALE_UP_WINDOW if memory.windows.lowest:
             oldest = memory.windows.lowest[0]
             what = f"the call for {oldest.replicas} replicas leaves the scaleUp window"
             return oldest.at + up.stabilization_window_seconds, what
         case Limit.WARM_UP:
-            return memory.since + down.stabilization_window_seconds, "one scaleDown window has been watched"
+            return memory.since + down.watch_seconds, "it has been watched for one scaleDown window"
         case Limit.SCALE_UP_RATE if up.enabled:
             return _rate_ends(memory.scale_events, up, "scaleUp", now)
         case Limit.SCALE_DOWN_RATE if down.enabled:
@@ -441,10 +443,10 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
         case Limit.SCALE_UP_WINDOW:
             return f"load that stays up for {behavior.scale_up.stabilization_window_seconds} s"
         case Limit.SCALE_DOWN_WINDOW:
-            return f"load that stays down for {behavior.scale_down.stabilization_window_seconds} s"
+            return f"load that stays down for {_scale_down_window_seconds(decision, behavior):.0f} s"
         case Limit.WARM_UP:
             return (
-                f"{behavior.scale_down.stabilization_window_seconds} s of watching: the operator began to decide "
+                f"{behavior.scale_down.watch_seconds} s of watching: the operator began to decide "
                 "less than one scaleDown window ago"
             )
         case Limit.METRICS:
@@ -458,6 +460,15 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
             return _admissible(decision)
         case Limit.INVALID | Limit.NONE | Limit.SCHEDULE:
             return ""
+
+
+def _scale_down_window_seconds(decision: Decision, behavior: Behavior) -> float:
+    facts = decision.facts
+    if isinstance(facts, Missing):
+        return behavior.scale_down.watch_seconds
+    return scale_down_window_seconds(
+        behavior, forecast_decides=facts.wanted.planned is not None, start_seconds=facts.capacity.start_seconds
+    )
 
 
 def _outside_schedule(decision: Decision, limits: InForce) -> str:
@@ -788,6 +799,7 @@ def _learned(decision: Decision, memory: Memory) -> LearnedStatus | None:
         idle_inter_token_microseconds=round(decision.facts.pace.constant_seconds * 1e6),
         forecast=memory.load.lookback.forecast.name,
         margin_percent=round(100 * memory.load.lookback.margin),
+        late_steepness_tenths=memory.load.lookback.lateness.steepness_tenths,
     )
 
 

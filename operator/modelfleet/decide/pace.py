@@ -184,6 +184,20 @@ def sample(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Samp
     return Samples(busy, steps, tuple(telling), missing)
 
 
+def late_tokens(samples: Samples, *, limit_seconds: float) -> tuple[float, float]:
+    """Return the tokens a second of the pods that tell their pace, and those of them that come slower than the limit.
+
+    Their share is close to that of the requests that are late: 5.1 % of the tokens beside 4.8 % of the requests,
+    10.7 beside 10.9, 0.03 beside 0.02, and 59 beside 73 where bursts wait for their first token (design/0002).
+    """
+    tokens = late = 0.0
+    for rate, seconds in samples.telling:
+        tokens += rate
+        if seconds > limit_seconds:
+            late += rate
+    return tokens, late
+
+
 def learn_pace(
     pace: Pace,
     samples: Samples,

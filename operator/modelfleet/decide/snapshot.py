@@ -126,11 +126,13 @@ class Learned:
         idle_inter_token_seconds: Time between tokens of a replica with next to nothing to do.
         forecast: Name of the forecast that decided.
         margin_percent: Its margin.
+        late_steepness_tenths: How steeply lateness grows with the load; 0 where it did not say.
     """
 
     idle_inter_token_seconds: float
     forecast: str
     margin_percent: int
+    late_steepness_tenths: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -10,6 +10,24 @@ from modelfleet.api.conditions import Limit
 from modelfleet.api.modeldeployment import Behavior, ScalingPolicy
 from modelfleet.decide.history import Recommendation, ScaleEvent
 
+LEAST_WINDOW_SECONDS = 60.0
+"""Where pods start within seconds: the longest average that a forecast takes."""
+
+
+def scale_down_window_seconds(behavior: Behavior, *, forecast_decides: bool, start_seconds: float) -> float:
+    """Return the length of the scale-down window: the spec's, or what a forecast that holds peaks itself needs.
+
+    That is one start, and a minute at least: what was asked for is not taken back before it could serve.
+
+    Args:
+        behavior: The deployment's.
+        forecast_decides: Whether the lookback says how many replicas there should be.
+        start_seconds: From a pod's creation to ready.
+    """
+    if behavior.scale_down.stabilization_window_seconds is None and forecast_decides:
+        return max(LEAST_WINDOW_SECONDS, start_seconds)
+    return behavior.scale_down.watch_seconds
+
 
 def remember(
     window: tuple[Recommendation, ...], wanted: int, *, now: float, seconds: float, keep_highest: bool
@@ -52,7 +70,7 @@ def stabilize(
         events: Changes asked for, oldest first.
         behavior: The deployment's windows and rates.
         deciding_since: When this process began to decide about this deployment. Its windows are empty
-            before, so it does not shrink until one scale-down window has filled.
+            before, so it does not shrink until it has watched for one.
         now: Seconds since the epoch.
 
     Returns:
@@ -73,7 +91,7 @@ def stabilize(
     if wanted < current:
         if not behavior.scale_down.enabled:
             return current, Limit.SCALE_DOWN_RATE
-        if now - deciding_since < behavior.scale_down.stabilization_window_seconds:
+        if now - deciding_since < behavior.scale_down.watch_seconds:
             return current, Limit.WARM_UP
         ceiling = min(current, max([past.replicas for past in highest]))
         limit = _down_limit(current, events, behavior.scale_down.policies, now)

@@ -103,7 +103,10 @@ def _learned(status: Json) -> Learned | None:
     if not microseconds or not forecast:
         return None
     return Learned(
-        idle_inter_token_seconds=microseconds / 1e6, forecast=forecast, margin_percent=status.get("marginPercent", 0)
+        idle_inter_token_seconds=microseconds / 1e6,
+        forecast=forecast,
+        margin_percent=status.get("marginPercent", 0),
+        late_steepness_tenths=status.get("lateSteepnessTenths", 0),
     )
 
 

@@ -176,15 +176,14 @@ class World:
         longest = 0
         for deployed in self._deployed.values():
             assert deployed.observed.spec is not None  # noqa: S101 - others are not here
-            for damping in (
-                deployed.observed.spec.scaling.behavior.scale_down,
-                deployed.observed.spec.scaling.behavior.scale_up,
-            ):
-                longest = max(
-                    longest,
-                    damping.stabilization_window_seconds,
-                    *(policy.period_seconds for policy in damping.policies),
-                )
+            up = deployed.observed.spec.scaling.behavior.scale_up
+            down = deployed.observed.spec.scaling.behavior.scale_down
+            longest = max(
+                longest,
+                up.stabilization_window_seconds,
+                down.watch_seconds,
+                *(policy.period_seconds for policy in (*up.policies, *down.policies)),
+            )
         return longest + HOLD_OFF_SECONDS
 
     def _deploy(self, observed: Observed) -> _Deployed:

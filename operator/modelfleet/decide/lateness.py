@@ -1,0 +1,111 @@
+"""Step 3c, lateness: which part of the requests is late when replicas are filled to a share, learned from the past.
+
+A load that comes evenly is served in time up to a full replica; one that comes in clumps has late requests at a
+third of that. Both follow one curve with one parameter, its steepness k:
+
+    late(u) = v^k / (1 + v^k),  v = u / 1.03
+
+u is load over replicas as a request meets it (lookback.py). Which k fits is learned from the part of the tokens that
+came slower than the limit of the time between them, bucket by bucket: an engine tells it without a saturation or a
+histogram. Each of eight curves keeps how badly it foretold that part, and the best one is believed.
+
+Source: the Hill equation; fitted to constant fleets under eleven loads on three calibrations (design/0002).
+"""
+
+from math import log
+from typing import NamedTuple
+
+STEEPNESS = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 22.0, 32.0)
+"""From bursts of seconds (code completion: 2 to 4) over Poisson arrivals of long requests (7 to 10) to many short
+ones (20 and more)."""
+HALF_LATE_SHARE = 1.03
+"""A bit over full: what waits for seconds is within usual limits of the first token."""
+PRIOR_STEEPNESS = 8.0
+"""Poisson arrivals on a handful of replicas."""
+PRIOR_LOSS = 5.0
+"""Weight of the prior: a curve e times steeper or flatter begins with this much."""
+SAMPLES = 20.0
+"""A bucket counts as so many requests, however many came: those of one bucket are late together."""
+SURPRISE = 0.005
+"""No curve is believed beyond this: a scrape that failed or a node that stuttered makes requests late at any load."""
+PERCENTS = 201
+"""Curves end at twice of what the replicas carry."""
+
+CLEARLY = 1.0
+"""Another curve is believed when the present one foretold the past worse by this much: a factor of e."""
+
+
+class Lateness(NamedTuple):
+    """What is known of one deployment.
+
+    Attributes:
+        losses: How badly each curve foretold the past, the best at 0.
+        believed: Number of the curve that is believed.
+    """
+
+    losses: tuple[float, ...]
+    believed: int
+
+    @classmethod
+    def expected(cls, steepness: float) -> "Lateness":
+        """Return what to begin with when this steepness is expected."""
+        losses = [PRIOR_LOSS * abs(log(k / steepness)) for k in STEEPNESS]
+        return cls(tuple(losses), losses.index(min(losses)))
+
+    @classmethod
+    def resumed(cls, steepness_tenths: int) -> "Lateness":
+        """Return what to begin with when an earlier process believed this; the prior where it is none of today's."""
+        known = steepness_tenths / 10.0
+        return cls.expected(known) if known in STEEPNESS else PRIOR
+
+    @property
+    def steepness_tenths(self) -> int:
+        """The steepness that is believed, times ten, as the status keeps it."""
+        return round(10.0 * STEEPNESS[self.believed])
+
+    @property
+    def curve(self) -> tuple[float, ...]:
+        """The late part of the requests at each percent of a full replica."""
+        return _CURVES[self.believed]
+
+
+PRIOR = Lateness.expected(PRIOR_STEEPNESS)
+"""Before anything was late."""
+
+
+def late_share(share: float, steepness: float) -> float:
+    """Return the part of the requests that is late.
+
+    Args:
+        share: Load over replicas, >= 0.
+        steepness: k.
+    """
+    odds: float = (share / HALF_LATE_SHARE) ** steepness
+    return odds / (1.0 + odds)
+
+
+_CURVES = tuple([tuple([late_share(percent / 100, k) for percent in range(PERCENTS)]) for k in STEEPNESS])
+_BELIEVED = tuple([tuple([SURPRISE + (1.0 - 2.0 * SURPRISE) * late for late in curve]) for curve in _CURVES])
+_LOSSES = tuple([tuple([(-SAMPLES * log(late), -SAMPLES * log(1.0 - late)) for late in curve]) for curve in _BELIEVED])
+
+
+def learn(known: Lateness, *, share: float, late: float, kept: float) -> Lateness:
+    """Return what is known after one more bucket.
+
+    Args:
+        known: From the past.
+        share: Load over replicas in the bucket.
+        late: Part of its tokens that came slower than the limit, 0 to 1.
+        kept: What the past counts from now on, 0 to 1.
+    """
+    percent = min(PERCENTS - 1, int(100.0 * share))
+    # A replica that is next to idle says next to nothing.
+    weight = min(1.0, share)
+    told = [
+        kept * loss + weight * (late * losses[percent][0] + (1.0 - late) * losses[percent][1])
+        # As many losses as curves, and strict=True keeps mypyc from making this a loop.
+        for loss, losses in zip(known.losses, _LOSSES)  # noqa: B905
+    ]
+    least = min(told)
+    losses = tuple([loss - least for loss in told])
+    return Lateness(losses, losses.index(0.0) if losses[known.believed] > CLEARLY else known.believed)
