@@ -92,7 +92,10 @@ FLEET_HEADINGS = ("in target", "worst deployment", "GPU-hours", "of the pool", "
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """What one scenario shows; GPU-hours of the second half."""
+    """What one scenario shows of the second half: GPU-hours, and requests that were late.
+
+    `rival_late` is of the rival's setting with the fewest within our GPU-hours.
+    """
 
     gpu_hours: float
     attainment: float
@@ -102,6 +105,8 @@ class Row:
     rival: float | None
     rival_name: str
     oracle: float | None
+    late: float
+    rival_late: float | None
 
 
 def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: int) -> Row:
@@ -142,6 +147,10 @@ def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: in
     contestants = {**reached, STATIC: constant}
     del contestants[ORACLE]
     best = min(((hours, policy) for policy, hours in contestants.items() if hours is not None), default=None)
+    affordable = [
+        *(point for point in found if point.policy == STATIC),
+        *(point for point in pareto(found) if point.policy not in (STATIC, ORACLE)),
+    ]
     hpa = [each.second.reversals_per_hour for each in others if each.job.policy == "hpa-inflight"]
     return Row(
         gpu_hours=ours.second.gpu_hours,
@@ -152,6 +161,11 @@ def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: in
         rival=best[0] if best else None,
         rival_name=best[1] if best else "none reaches it",
         oracle=reached[ORACLE],
+        late=ours.second.violations,
+        rival_late=min(
+            (point.second.violations for point in affordable if point.second.gpu_hours <= ours.second.gpu_hours),
+            default=None,
+        ),
     )
 
 
@@ -241,6 +255,7 @@ HEADINGS = (
     "/ best constant fleet",
     "/ best rival",
     "/ oracle",
+    "late / best rival's",
     "reversals an hour / HPA",
 )
 
@@ -252,19 +267,20 @@ def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
     return (
         f"{median(row.gpu_hours for row in rows):.1f}",
         f"{median(row.attainment for row in rows):.2%}",
-        _ratios(rows, [row.constant for row in rows]),
-        f"{_ratios(rows, [row.rival for row in rows])} {' '.join(dict.fromkeys(rivals))}",
-        _ratios(rows, [row.oracle for row in rows]),
+        _ratios([row.gpu_hours for row in rows], [row.constant for row in rows]),
+        f"{_ratios([row.gpu_hours for row in rows], [row.rival for row in rows])} {' '.join(dict.fromkeys(rivals))}",
+        _ratios([row.gpu_hours for row in rows], [row.oracle for row in rows]),
+        _ratios([row.late for row in rows], [row.rival_late for row in rows]),
         f"{median(row.reversals_per_hour for row in rows):.0f} / {f'{median(hpa):.0f}' if hpa else '-'}",
     )
 
 
-def _ratios(rows: Sequence[Row], others: Sequence[float | None]) -> str:
-    """Return our GPU-hours over another's; a seed on which it never reaches our attainment has no ratio."""
-    ratios = [row.gpu_hours / other for row, other in zip(rows, others, strict=True) if other is not None]
+def _ratios(ours: Sequence[float], others: Sequence[float | None]) -> str:
+    """Return our figure over another's; a seed on which there is no other, or it is 0, has no ratio."""
+    ratios = [one / other for one, other in zip(ours, others, strict=True) if other]
     if not ratios:
         return "-"
-    spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(rows) > 1 else ""
+    spread = f" ({min(ratios):.2f} to {max(ratios):.2f})" if len(ours) > 1 else ""
     return f"{median(ratios):.2f}{spread}"
 
 

@@ -81,7 +81,7 @@ def test_a_minute_is_seen_before_it_decides() -> None:
     young = live([3.0] * (LEAST_BUCKETS - 1))
 
     assert young.replicas is None
-    assert live([3.0], lookback=young).replicas == pytest.approx(3.0 * 1.25)
+    assert live([3.0], lookback=young).replicas == pytest.approx(3.0 * MARGINS[-1])
     assert young.choice == FIRST_CHOICE
 
 

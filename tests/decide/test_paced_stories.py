@@ -55,8 +55,9 @@ def test_a_flash_crowd_does_not_run_away() -> None:
     counts = story.play(1200, requests_per_second=50)
 
     assert counts[1] >= 5
-    # Until the first of them is ready, two minutes later, nothing is asked for that the load does not call for.
-    assert 13 <= max(counts[:118]) <= 16
+    # Until the first of them is ready, two minutes later, nothing is asked for that the load, with the margin of a
+    # deployment that knows nothing yet, does not call for.
+    assert 17 <= max(counts[:118]) <= 20
     assert story.queue == 0
     assert 11 <= counts[-1] <= 25
 

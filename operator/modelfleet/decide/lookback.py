@@ -88,8 +88,9 @@ LONGEST_PEAK = {
     for length in AVERAGES
 }
 """For each average, how far back the forecasts that take its peak look at most."""
-FIRST_CHOICE = (FORECASTS.index(Forecast(3, 1)), MARGINS.index(1.25))
-"""What decides until another is known to be cheaper: follow the last half minute, a quarter over it."""
+FIRST_CHOICE = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
+"""What decides until another is known to be cheaper: follow the last half minute, with the largest margin: what grows
+from nothing has no past that could warn of it."""
 
 _bucket = itemgetter(0)
 Window = tuple[tuple[int, float], ...]
