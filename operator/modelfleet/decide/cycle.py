@@ -136,7 +136,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
     if observed.assumed is not None:
         facts, wanted = ASSUMED, observed.assumed.replicas
         load = memory.load
-        windows, damped, limit = _damp(memory, spec, wanted, current, now)
+        windows, damped, limit = _damp(memory, spec, wanted, current, now, forecast_decides=False)
         steps: tuple[Step, ...] = (Step(_REPLICAS, wanted), Step(_STABILIZE, damped, limit))
     elif isinstance(seen := demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds), Missing):
         load, windows, damped, steps = _hold(memory, spec, current, now)
@@ -146,7 +146,8 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
             seen, observed, spec, limits, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
         )
         wanted = facts.wanted.replicas
-        windows, damped, limit = _damp(memory, spec, wanted, current, now)
+        forecast_decides = facts.wanted.planned is not None
+        windows, damped, limit = _damp(memory, spec, wanted, current, now, forecast_decides=forecast_decides)
         steps = (Step(_REPLICAS, wanted), Step(_STABILIZE, damped, limit))
     bounded, bound = bounds(damped, limits)
     steps = (*steps, Step(_BOUNDS, bounded, bound), Step(_ADMIT, bounded))
@@ -158,7 +159,7 @@ def _hold(
     memory: Memory, spec: ModelDeploymentSpec, current: int, now: float
 ) -> tuple[LoadMemory, Windows, int, tuple[Step, ...]]:
     """Keep the count while the load is unknown, and let the time count as a call for that count."""
-    seconds = _scale_down_window_seconds(memory, spec)
+    seconds = spec.scaling.behavior.scale_down.watch_seconds
     highest = damping.remember(
         memory.windows.highest,
         current,
@@ -268,10 +269,13 @@ def _recommend(
 
 
 def _damp(
-    memory: Memory, spec: ModelDeploymentSpec, wanted: int, current: int, now: float
+    memory: Memory, spec: ModelDeploymentSpec, wanted: int, current: int, now: float, *, forecast_decides: bool
 ) -> tuple[Windows, int, Limit]:
     """Add what is wanted to the two windows, and keep to them and to the rates."""
-    behavior, seconds = spec.scaling.behavior, _scale_down_window_seconds(memory, spec)
+    behavior = spec.scaling.behavior
+    seconds = damping.scale_down_window_seconds(
+        behavior, forecast_decides=forecast_decides, start_seconds=start_time(memory.start_seconds)
+    )
     highest = damping.remember(
         memory.windows.highest,
         wanted,
@@ -297,15 +301,6 @@ def _damp(
         now=now,
     )
     return Windows(highest, lowest, seconds), damped, limit
-
-
-def _scale_down_window_seconds(memory: Memory, spec: ModelDeploymentSpec) -> float:
-    return damping.scale_down_window_seconds(
-        spec.scaling.behavior,
-        forecast_decides=memory.load.lookback.replicas is not None
-        and spec.scaling.targets.output_tokens_per_second is None,
-        start_seconds=start_time(memory.start_seconds),
-    )
 
 
 def _go_one_way(draft: _Draft) -> _Draft:
