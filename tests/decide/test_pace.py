@@ -278,3 +278,11 @@ def learn_pace(pace: Pace, *pods: Pod, finished: float = 0.0, elapsed: float = 5
         limit_seconds=LIMIT,
         now=(pace.learned_at or 0.0) + elapsed,
     )
+
+
+def test_tokens_are_late_where_the_pace_is_beyond_the_limit() -> None:
+    """At the limit is in time; each pod counts by the tokens it generates."""
+    samples = Samples(3.0, 90.0, ((300.0, 0.030), (200.0, 0.050), (100.0, 0.060)), "")
+
+    assert pacing.late_tokens(samples, limit_seconds=0.050) == (600.0, 100.0)
+    assert pacing.late_tokens(Samples(0.0, 0.0, (), ""), limit_seconds=0.050) == (0.0, 0.0)
