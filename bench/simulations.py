@@ -262,14 +262,15 @@ HEADINGS = (
 
 def _cells(rows: Sequence[Row]) -> tuple[str, ...]:
     """Return medians over seeds, of ratios with their range."""
+    hours = [row.gpu_hours for row in rows]
     hpa = [row.hpa_reversals_per_hour for row in rows if row.hpa_reversals_per_hour is not None]
     rivals = [row.rival_name for row in rows]
     return (
         f"{median(row.gpu_hours for row in rows):.1f}",
         f"{median(row.attainment for row in rows):.2%}",
-        _ratios([row.gpu_hours for row in rows], [row.constant for row in rows]),
-        f"{_ratios([row.gpu_hours for row in rows], [row.rival for row in rows])} {' '.join(dict.fromkeys(rivals))}",
-        _ratios([row.gpu_hours for row in rows], [row.oracle for row in rows]),
+        _ratios(hours, [row.constant for row in rows]),
+        f"{_ratios(hours, [row.rival for row in rows])} {' '.join(dict.fromkeys(rivals))}",
+        _ratios(hours, [row.oracle for row in rows]),
         _ratios([row.late for row in rows], [row.rival_late for row in rows]),
         f"{median(row.reversals_per_hour for row in rows):.0f} / {f'{median(hpa):.0f}' if hpa else '-'}",
     )

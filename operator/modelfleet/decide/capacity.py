@@ -66,7 +66,7 @@ def capacity(
     start_seconds: tuple[float, ...],
 ) -> Capacity:
     """Choose the target of one replica: the spec's, else the measured, else the runtime's prior."""
-    start = start_time(start_seconds)
+    start = max(MIN_START_SECONDS, p90(start_seconds)) if start_seconds else START_PRIOR_SECONDS
     room = measured.running_requests
     running = None if room is None else max(1.0, room * TARGET_UTILIZATION)
     if spec_target is not None:
@@ -76,11 +76,6 @@ def capacity(
     if prior_tokens_per_second is not None:
         return Capacity(prior_tokens_per_second * TARGET_UTILIZATION, CapacitySource.PRIOR, running, start)
     return Capacity(None, CapacitySource.UNKNOWN, running, start)
-
-
-def start_time(start_seconds: tuple[float, ...]) -> float:
-    """Return how long a start takes: P90 of those seen, or the prior."""
-    return max(MIN_START_SECONDS, p90(start_seconds)) if start_seconds else START_PRIOR_SECONDS
 
 
 def measure(

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
-from modelfleet.api.modeldeployment import Mode, ModelDeploymentSpec, longest_grace_seconds
+from modelfleet.api.modeldeployment import Behavior, Mode, ModelDeploymentSpec, longest_grace_seconds
 from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, Uncounted, admit, share_allowances
 from modelfleet.decide.allocate import Ask, Replica
@@ -23,7 +23,6 @@ from modelfleet.decide.capacity import (
     capacity,
     measure,
     settled,
-    start_time,
 )
 from modelfleet.decide.demand import Demand, demand
 from modelfleet.decide.forecast import (
@@ -136,7 +135,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
     if observed.assumed is not None:
         facts, wanted = ASSUMED, observed.assumed.replicas
         load = memory.load
-        windows, damped, limit = _damp(memory, spec, wanted, current, now, forecast_decides=False)
+        windows, damped, limit = _damp(memory, spec, facts, wanted, current, now)
         steps: tuple[Step, ...] = (Step(_REPLICAS, wanted), Step(_STABILIZE, damped, limit))
     elif isinstance(seen := demand(observed.pods, now=now, max_age_seconds=snapshot.metrics_max_age_seconds), Missing):
         load, windows, damped, steps = _hold(memory, spec, current, now)
@@ -146,8 +145,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
             seen, observed, spec, limits, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
         )
         wanted = facts.wanted.replicas
-        forecast_decides = facts.wanted.planned is not None
-        windows, damped, limit = _damp(memory, spec, wanted, current, now, forecast_decides=forecast_decides)
+        windows, damped, limit = _damp(memory, spec, facts, wanted, current, now)
         steps = (Step(_REPLICAS, wanted), Step(_STABILIZE, damped, limit))
     bounded, bound = bounds(damped, limits)
     steps = (*steps, Step(_BOUNDS, bounded, bound), Step(_ADMIT, bounded))
@@ -159,17 +157,16 @@ def _hold(
     memory: Memory, spec: ModelDeploymentSpec, current: int, now: float
 ) -> tuple[LoadMemory, Windows, int, tuple[Step, ...]]:
     """Keep the count while the load is unknown, and let the time count as a call for that count."""
-    seconds = spec.scaling.behavior.scale_down.watch_seconds
     highest = damping.remember(
         memory.windows.highest,
         current,
         now=now,
-        seconds=seconds,
+        seconds=spec.scaling.behavior.scale_down.watch_seconds,
         keep_highest=True,
     )
     steps = (Step(_REPLICAS, current, Limit.METRICS), Step(_STABILIZE, current))
     load = memory.load._replace(queue=(), measured=memory.load.measured._replace(saturated_since=None))
-    return load, memory.windows._replace(highest=highest, highest_seconds=seconds), current, steps
+    return load, memory.windows._replace(highest=highest), current, steps
 
 
 def _recommend(
@@ -269,18 +266,15 @@ def _recommend(
 
 
 def _damp(
-    memory: Memory, spec: ModelDeploymentSpec, wanted: int, current: int, now: float, *, forecast_decides: bool
+    memory: Memory, spec: ModelDeploymentSpec, facts: Facts | Missing, wanted: int, current: int, now: float
 ) -> tuple[Windows, int, Limit]:
     """Add what is wanted to the two windows, and keep to them and to the rates."""
     behavior = spec.scaling.behavior
-    seconds = damping.scale_down_window_seconds(
-        behavior, forecast_decides=forecast_decides, start_seconds=start_time(memory.start_seconds)
-    )
     highest = damping.remember(
         memory.windows.highest,
         wanted,
         now=now,
-        seconds=seconds,
+        seconds=scale_down_window_seconds(facts, behavior),
         keep_highest=True,
     )
     lowest = damping.remember(
@@ -300,7 +294,16 @@ def _damp(
         deciding_since=memory.since,
         now=now,
     )
-    return Windows(highest, lowest, seconds), damped, limit
+    return Windows(highest, lowest), damped, limit
+
+
+def scale_down_window_seconds(facts: Facts | Missing, behavior: Behavior) -> float:
+    """Return the length of the scale-down window in a decision."""
+    if isinstance(facts, Missing):
+        return behavior.scale_down.watch_seconds
+    return damping.scale_down_window_seconds(
+        behavior, forecast_decides=facts.wanted.planned is not None, start_seconds=facts.capacity.start_seconds
+    )
 
 
 def _go_one_way(draft: _Draft) -> _Draft:

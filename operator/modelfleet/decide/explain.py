@@ -9,7 +9,6 @@ from typing import Literal
 from modelfleet.api.conditions import Condition, ConditionType, Limit, Reason
 from modelfleet.api.meta import DEPLOYMENT_LABEL
 from modelfleet.api.modeldeployment import (
-    Behavior,
     DecisionStatus,
     LearnedStatus,
     Mode,
@@ -23,7 +22,7 @@ from modelfleet.api.modeldeployment import (
 from modelfleet.decide.admit import Admission, Uncounted
 from modelfleet.decide.bounds import InForce
 from modelfleet.decide.capacity import MIN_MEASURED_SECONDS, TARGET_UTILIZATION, CapacitySource
-from modelfleet.decide.cycle import HOLD_OFF_SECONDS
+from modelfleet.decide.cycle import HOLD_OFF_SECONDS, scale_down_window_seconds
 from modelfleet.decide.demand import Total
 from modelfleet.decide.history import Memory, ScaleEvent
 from modelfleet.decide.lookback import BUCKET_SECONDS
@@ -31,7 +30,6 @@ from modelfleet.decide.plan import Decision, Facts, Scale, Step, StepName
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.shares import Reclaim
 from modelfleet.decide.snapshot import Missing, Observed, Tokens
-from modelfleet.decide.stabilize import scale_down_window_seconds
 
 Truth = Literal["True", "False", "Unknown"]
 MOST = 2**31 - 1
@@ -303,7 +301,7 @@ def _damping_ends(decision: Decision, memory: Memory, limits: InForce, now: floa
         case Limit.SCALE_DOWN_WINDOW if memory.windows.highest:
             oldest = memory.windows.highest[0]
             what = f"the call for {oldest.replicas} replicas leaves the scaleDown window"
-            return oldest.at + memory.windows.highest_seconds, what
+            return oldest.at + scale_down_window_seconds(decision.facts, limits.of.behavior), what
         case Limit.SCALE_UP_WINDOW if memory.windows.lowest:
             oldest = memory.windows.lowest[0]
             what = f"the call for {oldest.replicas} replicas leaves the scaleUp window"
@@ -443,7 +441,7 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
         case Limit.SCALE_UP_WINDOW:
             return f"load that stays up for {behavior.scale_up.stabilization_window_seconds} s"
         case Limit.SCALE_DOWN_WINDOW:
-            return f"load that stays down for {_scale_down_window_seconds(decision, behavior):.0f} s"
+            return f"load that stays down for {scale_down_window_seconds(decision.facts, behavior):.0f} s"
         case Limit.WARM_UP:
             return (
                 f"{behavior.scale_down.watch_seconds} s of watching: the operator began to decide "
@@ -460,15 +458,6 @@ def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - o
             return _admissible(decision)
         case Limit.INVALID | Limit.NONE | Limit.SCHEDULE:
             return ""
-
-
-def _scale_down_window_seconds(decision: Decision, behavior: Behavior) -> float:
-    facts = decision.facts
-    if isinstance(facts, Missing):
-        return behavior.scale_down.watch_seconds
-    return scale_down_window_seconds(
-        behavior, forecast_decides=facts.wanted.planned is not None, start_seconds=facts.capacity.start_seconds
-    )
 
 
 def _outside_schedule(decision: Decision, limits: InForce) -> str:

@@ -2,7 +2,6 @@
 
 from typing import NamedTuple
 
-from modelfleet.api.modeldeployment import WATCH_SECONDS
 from modelfleet.decide.bounds import InForce
 from modelfleet.decide.lookback import NO_PAST, Lookback
 from modelfleet.decide.pace import NO_PACE, Pace
@@ -79,12 +78,10 @@ class Windows(NamedTuple):
     Attributes:
         highest: Of scaling down: past recommendations that no later one exceeds, oldest first.
         lowest: Of scaling up: past recommendations that no later one undercuts, oldest first.
-        highest_seconds: Length of the first.
     """
 
     highest: tuple[Recommendation, ...] = ()
     lowest: tuple[Recommendation, ...] = ()
-    highest_seconds: float = WATCH_SECONDS
 
 
 class Memory(NamedTuple):
