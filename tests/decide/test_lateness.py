@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from modelfleet.decide.lateness import CLEARLY, HALF_LATE_SHARE, PRIOR, STEEPNESS, Lateness, late_share, learn
+from modelfleet.decide.lateness import CLEARLY, HALF_LATE_SHARE, LATE, PRIOR, STEEPNESS, Lateness, late_share, learn
 
 
 @pytest.mark.parametrize("steepness", STEEPNESS)
@@ -25,7 +25,7 @@ def test_a_steepness_of_another_version_is_the_prior(tenths: int) -> None:
 @pytest.mark.parametrize("steepness", STEEPNESS)
 def test_more_load_never_makes_fewer_late(steepness: float) -> None:
     """Each curve rises, through a half a bit beyond a full replica."""
-    curve = Lateness.expected(steepness).curve
+    curve = [late[STEEPNESS.index(steepness)] for late in LATE]
 
     assert all(less <= more for less, more in pairwise(curve))
     assert curve[0] == 0.0
@@ -50,9 +50,11 @@ def test_another_curve_is_believed_only_when_it_is_clearly_better() -> None:
         assert after.believed == believed
 
 
-def test_everybody_late_far_beyond_the_curves_end_is_no_surprise() -> None:
-    """An overload of fifty replicas for one is explained by every curve, and worth no doubt in any."""
-    after = learn(PRIOR, share=50.0, late=1.0, kept=1.0)
+@pytest.mark.parametrize("share", [1.05, 1.5, 50.0])
+@pytest.mark.parametrize("late", [0.0, 0.4, 1.0])
+def test_an_overload_says_nothing_about_the_curve(share: float, late: float) -> None:
+    """In its first bucket hardly anybody is late yet, in its last ones all are, whatever the load."""
+    after = learn(PRIOR, share=share, late=late, kept=1.0)
 
+    assert after.losses == pytest.approx(PRIOR.losses)
     assert after.believed == PRIOR.believed
-    assert after.losses == pytest.approx(PRIOR.losses, abs=5.0)

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 
 import pytest
 
-from modelfleet.decide.lateness import PRIOR, STEEPNESS, Lateness, late_share
+from modelfleet.decide.lateness import PRIOR, PRIOR_STEEPNESS, STEEPNESS, Lateness, late_share
 from modelfleet.decide.lookback import (
     BIRTH_STARTS,
     BUCKET_SECONDS,
@@ -14,6 +14,7 @@ from modelfleet.decide.lookback import (
     KEPT,
     LEAST_BUCKETS,
     MARGINS,
+    MOST_CATCHING_UP,
     NO_PAST,
     PEAK_RESOLUTION,
     ROUNDING,
@@ -163,12 +164,20 @@ def test_what_was_missed_is_charged_to_those_who_had_too_few() -> None:
     """Seven replicas of load where there were four cost whoever has three more than whoever has eight."""
     past = live(hours(1, steady))
     after = live([7.0] * 6, lookback=past)
-    added = [
-        new - old
-        for new, old in zip(after.tracks[FIRST_CHOICE[0]].costs, past.tracks[FIRST_CHOICE[0]].costs, strict=True)
-    ]
+    before, since = (each.tracks[FIRST_CHOICE[0]].costs(PRIOR, 30.0) for each in (past, after))
+    added = [new - old for new, old in zip(since, before, strict=True)]
 
     assert added[0] > added[-1]
+
+
+def test_what_is_learned_of_lateness_is_believed_of_the_past_too() -> None:
+    """The same past, dear for who was at two thirds where loads are clumped, and cheap where they are even."""
+    past = live(hours(1, steady))
+    narrow = MARGINS.index(1.5)
+    clumped, even = (past.tracks[FIRST_CHOICE[0]].costs(Lateness.expected(k), 30.0) for k in (2.0, 32.0))
+
+    assert clumped[narrow] > 3 * even[narrow]
+    assert even[narrow] == pytest.approx(past.tracks[FIRST_CHOICE[0]].held[narrow], rel=0.01)
 
 
 def test_what_is_asked_for_serves_a_start_later() -> None:
@@ -228,9 +237,9 @@ def test_what_a_deployment_is_born_into_is_nobodys_fault() -> None:
     birth = BIRTH_STARTS * round(START_SECONDS / BUCKET_SECONDS)
     born = live([8.0] * birth)
 
-    assert all(not any(track.costs) for track in born.tracks)
+    assert all(not any(track.costs(PRIOR, 30.0)) for track in born.tracks)
     assert born.choice == FIRST_CHOICE
-    assert any(live([8.0], lookback=born).tracks[0].costs)
+    assert any(live([8.0], lookback=born).tracks[0].costs(PRIOR, 30.0))
 
 
 def test_a_load_in_clumps_counts_as_requests_meet_it() -> None:
@@ -273,6 +282,24 @@ def test_replicas_that_only_just_serve_teach_nothing() -> None:
     assert live(hours(2, steady), late=lambda share: 1.0, settled=False).lateness == PRIOR
 
 
+def test_what_waited_for_replicas_teaches_nothing_until_it_is_served() -> None:
+    """Everything is late for a while after they joined; then nothing is, and what comes late from there on counts."""
+    joined = live([4.0], late=lambda share: 1.0, settled=False)
+    behind = live([4.0] * (MOST_CATCHING_UP - 1), lookback=joined, late=lambda share: 1.0)
+    caught_up = live([4.0], lookback=behind, late=lambda share: 0.0)
+
+    assert behind.lateness == PRIOR
+    assert _believed(live([4.0] * 30, lookback=caught_up, late=lambda share: 0.1)) < PRIOR_STEEPNESS
+
+
+def test_what_stays_late_after_replicas_joined_counts_in_the_end() -> None:
+    """There may be too few of them: it must not go unnoticed because it never stops."""
+    joined = live([4.0], late=lambda share: 1.0, settled=False)
+    after = live([4.0] * (MOST_CATCHING_UP + 30), lookback=joined, late=lambda share: 0.3)
+
+    assert _believed(after) < PRIOR_STEEPNESS
+
+
 def _believed(past: Lookback) -> float:
     return STEEPNESS[past.lateness.believed]
 
@@ -289,7 +316,8 @@ def test_the_late_share(share: float, least: float, most: float) -> None:
 def paid(before: Lookback, after: Lookback, forecast: Forecast, margin: float) -> float:
     """Return what a forecast was charged for the one bucket between two pasts."""
     track, place = FORECASTS.index(forecast), MARGINS.index(margin)
-    return after.tracks[track].costs[place] - KEPT * before.tracks[track].costs[place]
+    now, then = (each.tracks[track].costs(PRIOR, 30.0)[place] for each in (after, before))
+    return now - KEPT * then
 
 
 def test_until_a_start_has_passed_a_forecast_pays_for_what_its_new_replicas_do_not_serve() -> None:

@@ -11,6 +11,7 @@ from tests.builders import MAX_AGE_SECONDS, NOW, PodBuilder, ready
 
 KNOWN = Pace.resumed(0.010)
 LIMIT = 0.050
+TOLERATED = 8
 
 
 def busy(name: str, *, pace: float, tokens: float = 1000.0, finished: float = 2.0) -> PodBuilder:
@@ -20,7 +21,9 @@ def busy(name: str, *, pace: float, tokens: float = 1000.0, finished: float = 2.
 
 def sample(*pods: Pod) -> Samples:
     """Return what is read of pods now."""
-    return pacing.sample(pods, now=NOW, max_age_seconds=MAX_AGE_SECONDS)
+    return pacing.sample(
+        pods, limit_seconds=LIMIT, queue_tolerated=TOLERATED, now=NOW, max_age_seconds=MAX_AGE_SECONDS
+    )
 
 
 def load_in_replicas(pace: Pace, *pods: Pod, queue_growth_per_second: float = 0.0) -> float | None:
@@ -280,9 +283,17 @@ def learn_pace(pace: Pace, *pods: Pod, finished: float = 0.0, elapsed: float = 5
     )
 
 
-def test_tokens_are_late_where_the_pace_is_beyond_the_limit() -> None:
-    """At the limit is in time; each pod counts by the tokens it generates."""
-    samples = Samples(3.0, 90.0, ((300.0, 0.030), (200.0, 0.050), (100.0, 0.060)), "")
+def test_tokens_are_late_where_the_pace_is_beyond_the_limit_or_the_queue_beyond_what_is_tolerated() -> None:
+    """At the limits is in time; each pod counts by the tokens it generates."""
+    pods = (
+        busy("in-time", pace=0.030, tokens=300),
+        busy("at-both-limits", pace=0.050, tokens=200).queue(TOLERATED),
+        busy("slow", pace=0.060, tokens=100),
+        busy("full", pace=0.012, tokens=50).queue(TOLERATED + 1),
+        busy("slow-and-full", pace=0.060, tokens=25).queue(TOLERATED + 1),
+    )
+    samples = sample(*(pod.build() for pod in pods))
 
-    assert pacing.late_tokens(samples, limit_seconds=0.050) == (600.0, 100.0)
-    assert pacing.late_tokens(Samples(0.0, 0.0, (), ""), limit_seconds=0.050) == (0.0, 0.0)
+    assert (samples.tokens_per_second, samples.late_tokens_per_second) == (675.0, 175.0)
+    nothing = sample()
+    assert (nothing.tokens_per_second, nothing.late_tokens_per_second) == (0.0, 0.0)

@@ -8,6 +8,7 @@ import re
 import pytest
 
 from modelfleet.decide.explain import scale_event, status
+from modelfleet.decide.lateness import late_share
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Learned, Missing
 from tests.builders import DeploymentBuilder, deployment
@@ -172,6 +173,9 @@ def test_the_status_shows_the_forecast_its_margin_and_the_load() -> None:
     assert load * margin == pytest.approx(planned, abs=0.1 * margin)
     assert "now tokens: capacity unknown, time between tokens" in detail
     assert float(signals["loadInReplicas"] or 0) == pytest.approx(load, abs=0.2)
+    steepness = told.learned.late_steepness_tenths / 10
+    in_time = 1 - late_share(float(signals["shareOfReplicaFor99PercentInTime"] or 0), steepness)
+    assert in_time == pytest.approx(0.99, abs=0.002)
     assert told.learned.idle_inter_token_microseconds > 0
     assert told.learned.margin_percent == round(100 * margin)
 

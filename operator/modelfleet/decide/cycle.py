@@ -35,7 +35,7 @@ from modelfleet.decide.forecast import (
 )
 from modelfleet.decide.history import LoadMemory, Measured, Memory, Windows
 from modelfleet.decide.lookback import NO_PAST, TOLD_SECONDS, Lookback, Moment, look_back
-from modelfleet.decide.pace import NO_PACE, Pace, late_tokens, learn_pace, load_in_replicas, sample
+from modelfleet.decide.pace import NO_PACE, Pace, learn_pace, load_in_replicas, sample
 from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
 from modelfleet.decide.replicas import MOST_REPLICAS, need, replicas
 from modelfleet.decide.shares import Allocation, Leaving, Reclaim, share_out
@@ -191,9 +191,15 @@ def _recommend(
         now=now,
         elapsed_seconds=elapsed_seconds,
     )
-    samples = sample(observed.pods, now=now, max_age_seconds=max_age_seconds)
     finished = seen.finished_requests_per_second
     limit_seconds = scaling.targets.inter_token_milliseconds / 1000.0
+    samples = sample(
+        observed.pods,
+        limit_seconds=limit_seconds,
+        queue_tolerated=scaling.targets.queued_requests,
+        now=now,
+        max_age_seconds=max_age_seconds,
+    )
     pace = learn_pace(
         known.pace,
         samples,
@@ -234,13 +240,12 @@ def _recommend(
     full = needed.full_replicas if filled is not None and filled.known else None
     complete = seen.complete and (filled is None or not filled.missing)
     if full is not None and complete:
-        tokens, late = late_tokens(samples, limit_seconds=limit_seconds)
         lookback = look_back(
             lookback,
             Moment(
                 min(full, MOST_REPLICAS),
-                tokens,
-                late,
+                samples.tokens_per_second,
+                samples.late_tokens_per_second,
                 seen.ready,
                 settled(observed.pods, now=now, seconds=TOLD_SECONDS),
             ),

@@ -799,7 +799,11 @@ def _pace(facts: Facts) -> tuple[SignalStatus, ...]:
     load = SignalStatus(name="loadInReplicas", value=f"{full:.2f}")
     if not pace.known:
         return (load,)
-    return (load, SignalStatus(name="idleInterTokenMilliseconds", value=f"{pace.constant_seconds * 1000:.1f}"))
+    return (
+        load,
+        SignalStatus(name="idleInterTokenMilliseconds", value=f"{pace.constant_seconds * 1000:.1f}"),
+        SignalStatus(name="shareOfReplicaFor99PercentInTime", value=f"{facts.lookback.lateness.share_in_time:.2f}"),
+    )
 
 
 _SOURCES = {

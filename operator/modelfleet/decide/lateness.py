@@ -20,7 +20,8 @@ STEEPNESS = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 22.0, 32.0)
 ones (20 and more)."""
 HALF_LATE_SHARE = 1.03
 """A bit over full: what waits for seconds is within usual limits of the first token."""
-PRIOR_STEEPNESS = 8.0
+HALF_LATE_PERCENT = round(100 * HALF_LATE_SHARE)
+PRIOR_STEEPNESS = 22.0
 """Poisson arrivals on a handful of replicas."""
 PRIOR_LOSS = 5.0
 """Weight of the prior: a curve e times steeper or flatter begins with this much."""
@@ -28,9 +29,8 @@ SAMPLES = 20.0
 """A bucket counts as so many requests, however many came: those of one bucket are late together."""
 SURPRISE = 0.005
 """No curve is believed beyond this: a scrape that failed or a node that stuttered makes requests late at any load."""
-PERCENTS = 201
+LAST_PERCENT = 200
 """Curves end at twice of what the replicas carry."""
-
 CLEARLY = 1.0
 """Another curve is believed when the present one foretold the past worse by this much: a factor of e."""
 
@@ -64,9 +64,10 @@ class Lateness(NamedTuple):
         return round(10.0 * STEEPNESS[self.believed])
 
     @property
-    def curve(self) -> tuple[float, ...]:
-        """The late part of the requests at each percent of a full replica."""
-        return _CURVES[self.believed]
+    def share_in_time(self) -> float:
+        """How far replicas may be filled for 99 % of the requests to be in time."""
+        share: float = HALF_LATE_SHARE * 99.0 ** (-1.0 / STEEPNESS[self.believed])
+        return share
 
 
 PRIOR = Lateness.expected(PRIOR_STEEPNESS)
@@ -84,9 +85,10 @@ def late_share(share: float, steepness: float) -> float:
     return odds / (1.0 + odds)
 
 
-_CURVES = tuple([tuple([late_share(percent / 100, k) for percent in range(PERCENTS)]) for k in STEEPNESS])
-_BELIEVED = tuple([tuple([SURPRISE + (1.0 - 2.0 * SURPRISE) * late for late in curve]) for curve in _CURVES])
-_LOSSES = tuple([tuple([(-SAMPLES * log(late), -SAMPLES * log(1.0 - late)) for late in curve]) for curve in _BELIEVED])
+LATE = tuple([tuple([late_share(percent / 100, k) for k in STEEPNESS]) for percent in range(LAST_PERCENT + 1)])
+"""At each percent of a full replica, the part of the requests that is late by each of STEEPNESS."""
+_BELIEVED = tuple([tuple([SURPRISE + (1.0 - 2.0 * SURPRISE) * late for late in curves]) for curves in LATE])
+_LOSSES = tuple([tuple([(-SAMPLES * log(late), -SAMPLES * log(1.0 - late)) for late in each]) for each in _BELIEVED])
 
 
 def learn(known: Lateness, *, share: float, late: float, kept: float) -> Lateness:
@@ -98,13 +100,15 @@ def learn(known: Lateness, *, share: float, late: float, kept: float) -> Latenes
         late: Part of its tokens that came slower than the limit, 0 to 1.
         kept: What the past counts from now on, 0 to 1.
     """
-    percent = min(PERCENTS - 1, int(100.0 * share))
+    # Beyond, all curves say the same as at the half. How many are late in an overload is a matter of when it began:
+    # its first bucket would make every load look clumped.
+    percent = min(HALF_LATE_PERCENT, int(100.0 * share))
     # A replica that is next to idle says next to nothing.
     weight = min(1.0, share)
     told = [
-        kept * loss + weight * (late * losses[percent][0] + (1.0 - late) * losses[percent][1])
+        kept * loss + weight * (late * if_late + (1.0 - late) * if_not)
         # As many losses as curves, and strict=True keeps mypyc from making this a loop.
-        for loss, losses in zip(known.losses, _LOSSES)  # noqa: B905
+        for loss, (if_late, if_not) in zip(known.losses, _LOSSES[percent])  # noqa: B905
     ]
     least = min(told)
     losses = tuple([loss - least for loss in told])

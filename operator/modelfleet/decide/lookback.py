@@ -16,7 +16,7 @@ from math import ceil, inf
 from operator import itemgetter
 from typing import NamedTuple
 
-from modelfleet.decide.lateness import PERCENTS, PRIOR, Lateness, learn
+from modelfleet.decide.lateness import LAST_PERCENT, LATE, PRIOR, STEEPNESS, Lateness, learn
 
 BUCKET_SECONDS = 10.0
 """A queue of a few seconds is within usual limits of the first token; what is shorter needs no replica."""
@@ -32,6 +32,10 @@ BIRTH_STARTS = 3
 what would have met it, twice of everything, would be held for hours."""
 TOLD_SECONDS = 60.0
 """Lateness is learned while all replicas have served for so long: before, what waited for them makes requests late."""
+CAUGHT_UP = 0.05
+"""And after that once a bucket has had no more than this part of its tokens late: then nothing waits any more..."""
+MOST_CATCHING_UP = 30
+"""...or after so many buckets: a load may be too much for what is there."""
 SURE = 0.05
 """A forecast takes over when it was cheaper by this share..."""
 SURE_REPLICA_SECONDS = 200.0
@@ -105,14 +109,23 @@ class Track(NamedTuple):
         value: Load in replicas that it forecast when the last bucket closed.
         asked: For each margin, the replicas it asked for then.
         added: How many more than when the bucket before closed.
-        costs: For each margin, what it cost so far, in replica-seconds.
+        held: For each margin, the replica-seconds that it held and added so far.
+        missed: For each margin, the replica-seconds of load that came too late by each steepness of lateness: what is
+            believed of it later is believed of the past too.
     """
 
     trough: Window = ()
     value: float = 0.0
     asked: tuple[int, ...] = ()
     added: tuple[int, ...] = ()
-    costs: tuple[float, ...] = (0.0,) * len(MARGINS)
+    held: tuple[float, ...] = (0.0,) * len(MARGINS)
+    missed: tuple[tuple[float, ...], ...] = ((0.0,) * len(STEEPNESS),) * len(MARGINS)
+
+    def costs(self, lateness: Lateness, latency_weight: float) -> list[float]:
+        """Return for each margin what it cost so far, in replica-seconds, by what is believed of lateness."""
+        believed = lateness.believed
+        # As many as MARGINS, and strict=True keeps mypyc from making this a loop.
+        return [held + latency_weight * missed[believed] for held, missed in zip(self.held, self.missed)]  # noqa: B905
 
 
 class Moment(NamedTuple):
@@ -185,6 +198,7 @@ class Lookback(NamedTuple):
         peaks: For each of AVERAGES, the highest such averages of the longest time that a forecast looks back.
         tracks: The forecasts, as FORECASTS.
         choice: Numbers of the forecast and of the margin that decide.
+        catching_up: Buckets in which what waited for replicas that joined may still make requests late.
     """
 
     began_at: float | None = None
@@ -195,6 +209,7 @@ class Lookback(NamedTuple):
     peaks: tuple[Window, ...] = ((),) * len(AVERAGES)
     tracks: tuple[Track, ...] = (Track(),) * len(FORECASTS)
     choice: tuple[int, int] = FIRST_CHOICE
+    catching_up: int = 0
 
     @classmethod
     def resumed(cls, forecast: str, margin_percent: int, steepness_tenths: int) -> "Lookback":
@@ -265,16 +280,21 @@ def look_back(
             lookback.peaks,
             lookback.tracks,
             lookback.choice,
+            lookback.catching_up,
         )
     seen, met = bucket.load / bucket.seconds, bucket.met
     start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
     number = lookback.buckets + 1
     born = number > BIRTH_STARTS * start_buckets
     lateness = lookback.lateness
-    if born and bucket.settled and bucket.tokens > 0.0 and bucket.serving > 0.0:
-        share, late = met * bucket.seconds / bucket.serving, bucket.late_tokens / bucket.tokens
+    late = bucket.late_tokens / bucket.tokens if bucket.tokens > 0.0 else 0.0
+    if not bucket.settled:
+        catching_up = MOST_CATCHING_UP
+    else:
+        catching_up = max(0, lookback.catching_up - 1) if late > CAUGHT_UP else 0
+    if not catching_up and bucket.tokens > 0.0 and bucket.serving > 0.0:
+        share = met * bucket.seconds / bucket.serving
         lateness = learn(lateness, share=share, late=late, kept=KEPT)
-    late_at = lateness.curve
     recent = (*lookback.recent, seen)[-LONGEST_AVERAGE:]
     since = {starts: number + 1 - _span(starts, start_buckets) for starts in PEAKS}
     peaks = {
@@ -289,9 +309,11 @@ def look_back(
                 number,
                 start_buckets,
                 min_replicas,
-                _charge(track, seen, met, late_at, start_buckets, latency_weight, min_replicas)
-                if born and track.asked
-                else track.costs,
+                *(
+                    _charge(track, seen, met, start_buckets, min_replicas)
+                    if born and track.asked
+                    else (track.held, track.missed)
+                ),
             )
             for forecast, track in zip(FORECASTS, lookback.tracks, strict=True)
         ]
@@ -303,52 +325,52 @@ def look_back(
         recent=recent,
         peaks=tuple(peaks.values()),
         tracks=tracks,
-        choice=_choose(tracks, lookback.choice),
+        choice=_choose(tracks, lookback.choice, lateness, latency_weight),
+        catching_up=catching_up,
     )
 
 
 NOTHING_ADDED = (0,) * len(MARGINS)
-LAST_PERCENT = PERCENTS - 1
+Held = tuple[float, ...]
+Missed = tuple[tuple[float, ...], ...]
 
 
-def _charge(
-    track: Track,
-    seen: float,
-    met: float,
-    late_at: tuple[float, ...],
-    start_buckets: int,
-    latency_weight: float,
-    least: int,
-) -> tuple[float, ...]:
+def _charge(track: Track, seen: float, met: float, start_buckets: int, least: int) -> tuple[Held, Missed]:
     """Let a forecast pay for the bucket that closed: what it asked for, what it added, and what it missed."""
     start = START_SHARE * start_buckets * BUCKET_SECONDS
-    price = latency_weight * seen * BUCKET_SECONDS
     # What was asked for in each of the buckets of a start serves in this one.
     lowest = track.trough[0][1]
     serving = track.asked if lowest == track.value else _asked(lowest, least)
-    percent = 100.0 * met
-    return tuple(
+    load, percent = seen * BUCKET_SECONDS, 100.0 * met
+    # All are as long as MARGINS or STEEPNESS, and strict=True keeps mypyc from making these loops.
+    held = tuple(
         [
-            cost * KEPT
-            + asked * BUCKET_SECONDS
-            + added * start
-            + price * late_at[share if (share := int(percent / serves)) < LAST_PERCENT else LAST_PERCENT]
-            # All are as long as MARGINS, and strict=True keeps mypyc from making this a loop.
-            for asked, added, serves, cost in zip(track.asked, track.added, serving, track.costs)  # noqa: B905
+            cost * KEPT + asked * BUCKET_SECONDS + added * start
+            for cost, asked, added in zip(track.held, track.asked, track.added)  # noqa: B905
         ]
     )
+    late = [LATE[share if (share := int(percent / serves)) < LAST_PERCENT else LAST_PERCENT] for serves in serving]
+    missed = tuple(
+        [
+            tuple([cost * KEPT + load * part for cost, part in zip(costs, parts)])  # noqa: B905
+            for costs, parts in zip(track.missed, late)  # noqa: B905
+        ]
+    )
+    return held, missed
 
 
-def _follow(track: Track, value: float, number: int, start_buckets: int, least: int, costs: tuple[float, ...]) -> Track:
+def _follow(
+    track: Track, value: float, number: int, start_buckets: int, least: int, held: Held, missed: Missed
+) -> Track:
     """Bring a forecast up to date with the value that it has now."""
     trough = _slide_trough(track.trough, number, value, since=number - start_buckets + 1)
     if value == track.value and track.asked:
-        return Track(trough, value, track.asked, NOTHING_ADDED, costs)
+        return Track(trough, value, track.asked, NOTHING_ADDED, held, missed)
     asked = _asked(value, least)
     if asked == track.asked or not track.asked:
-        return Track(trough, value, asked, NOTHING_ADDED, costs)
+        return Track(trough, value, asked, NOTHING_ADDED, held, missed)
     added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
-    return Track(trough, value, asked, added, costs)
+    return Track(trough, value, asked, added, held, missed)
 
 
 def _span(peak_starts: int | None, start_buckets: int) -> int:
@@ -366,13 +388,15 @@ def _asked(load: float, least: int) -> tuple[int, ...]:
     return tuple([count if (count := ceil(margin * load - ROUNDING)) > least else least for margin in MARGINS])
 
 
-def _choose(tracks: tuple[Track, ...], choice: tuple[int, int]) -> tuple[int, int]:
+def _choose(
+    tracks: tuple[Track, ...], choice: tuple[int, int], lateness: Lateness, latency_weight: float
+) -> tuple[int, int]:
     """Return the cheapest forecast and margin, or the present ones when it is not clearly cheaper."""
-    present = tracks[choice[0]].costs[choice[1]]
-    cheapest, number = min((min(track.costs), number) for number, track in enumerate(tracks))
-    if cheapest >= present * (1.0 - SURE) - SURE_REPLICA_SECONDS:
+    costs = [track.costs(lateness, latency_weight) for track in tracks]
+    cheapest, number = min((min(its), number) for number, its in enumerate(costs))
+    if cheapest >= costs[choice[0]][choice[1]] * (1.0 - SURE) - SURE_REPLICA_SECONDS:
         return choice
-    return number, tracks[number].costs.index(cheapest)
+    return number, costs[number].index(cheapest)
 
 
 def _average(recent: tuple[float, ...], length: int) -> float:

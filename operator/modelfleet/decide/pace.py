@@ -144,6 +144,9 @@ class Samples(NamedTuple):
         busy: How many of them were at work, on average.
         steps_per_second: Their steps.
         telling: Of each with tokens enough: tokens a second, and seconds between the tokens of a sequence.
+        tokens_per_second: Of those together.
+        late_tokens_per_second: What part of it comes slower than the limit, or beside a queue that is longer than
+            tolerated. It is close to that of the requests that are late (design/0002).
         missing: Which pod generates tokens and does not tell their pace; empty when there is none, or when the first
             of them became ready less than FIRST_SIGNALS_SECONDS ago.
     """
@@ -151,6 +154,8 @@ class Samples(NamedTuple):
     busy: float
     steps_per_second: float
     telling: tuple[tuple[float, float], ...]
+    tokens_per_second: float
+    late_tokens_per_second: float
     missing: str
 
     def work(self, constant_seconds: float) -> float:
@@ -158,10 +163,20 @@ class Samples(NamedTuple):
         return max(0.0, self.busy - constant_seconds * self.steps_per_second)
 
 
-def sample(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Samples:
-    """Return how full and how fast the serving pods are; an older sample is no sample."""
+def sample(
+    pods: tuple[Pod, ...], *, limit_seconds: float, queue_tolerated: float, now: float, max_age_seconds: float
+) -> Samples:
+    """Return how full and how fast the serving pods are.
+
+    Args:
+        pods: Every pod of the deployment.
+        limit_seconds: Longest time between tokens that is wanted, > 0.
+        queue_tolerated: Waiting requests that a pod may have.
+        now: Seconds since the epoch.
+        max_age_seconds: An older sample is no sample.
+    """
     oldest = now - max_age_seconds
-    busy = steps = 0.0
+    busy = steps = tokens_per_second = late = 0.0
     telling = []
     missing = ""
     for pod in pods:
@@ -179,23 +194,13 @@ def sample(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Samp
             steps += share / seconds
             if rate >= LEAST_TOKENS_PER_SECOND:
                 telling.append((rate, seconds))
+                tokens_per_second += rate
+                queue = pod.signals.queued_requests
+                if seconds > limit_seconds or (type(queue) is Signal and queue.value > queue_tolerated):
+                    late += rate
         elif not missing and tokens.value >= LEAST_TOKENS_PER_SECOND:
             missing = f"{pod.name}: tokens, but no time between them" if should_tell(pod, now) else ""
-    return Samples(busy, steps, tuple(telling), missing)
-
-
-def late_tokens(samples: Samples, *, limit_seconds: float) -> tuple[float, float]:
-    """Return the tokens a second of the pods that tell their pace, and those of them that come slower than the limit.
-
-    Their share is close to that of the requests that are late: 5.1 % of the tokens beside 4.8 % of the requests,
-    10.7 beside 10.9, 0.03 beside 0.02, and 59 beside 73 where bursts wait for their first token (design/0002).
-    """
-    tokens = late = 0.0
-    for rate, seconds in samples.telling:
-        tokens += rate
-        if seconds > limit_seconds:
-            late += rate
-    return tokens, late
+    return Samples(busy, steps, tuple(telling), tokens_per_second, late, missing)
 
 
 def learn_pace(
