@@ -48,13 +48,3 @@ def test_another_curve_is_believed_only_when_it_is_clearly_better() -> None:
         # A bucket without load teaches nothing.
         after = learn(Lateness(tuple(losses), 3), share=0.0, late=0.0, kept=1.0)
         assert after.believed == believed
-
-
-@pytest.mark.parametrize("share", [1.05, 1.5, 50.0])
-@pytest.mark.parametrize("late", [0.0, 0.4, 1.0])
-def test_an_overload_says_nothing_about_the_curve(share: float, late: float) -> None:
-    """In its first bucket hardly anybody is late yet, in its last ones all are, whatever the load."""
-    after = learn(PRIOR, share=share, late=late, kept=1.0)
-
-    assert after.losses == pytest.approx(PRIOR.losses)
-    assert after.believed == PRIOR.believed

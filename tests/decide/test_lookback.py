@@ -43,7 +43,7 @@ def live(
     """Let loads pass, one a tick; `late` tells which part of the tokens is late at a share of the replicas."""
     now = 1_000_000.0 if lookback.began_at is None else lookback.began_at + tick
     for load in loads if lookback.began_at is not None else [0.0, *loads]:
-        slow = 0.0 if late is None else 1000.0 * late(load / serving)
+        slow = 0.0 if late is None else 1000.0 * late(load / max(1, serving))
         lookback = look_back(
             lookback,
             Moment(load, 0.0 if late is None else 1000.0, slow, serving, settled),
@@ -280,6 +280,13 @@ def test_one_bad_minute_teaches_next_to_nothing() -> None:
 def test_replicas_that_only_just_serve_teach_nothing() -> None:
     """The requests that waited for them are late whatever the load is."""
     assert live(hours(2, steady), late=lambda share: 1.0, settled=False).lateness == PRIOR
+
+
+@pytest.mark.parametrize("late", [0.0, 0.4, 1.0])
+@pytest.mark.parametrize("replicas", [0, 1, 3])
+def test_an_overload_teaches_nothing(late: float, replicas: int) -> None:
+    """In its first bucket hardly anybody is late yet, in its last ones all are, whatever the load."""
+    assert live([4.0] * 60, late=lambda share: late, serving=replicas).lateness == PRIOR
 
 
 def test_what_waited_for_replicas_teaches_nothing_until_it_is_served() -> None:

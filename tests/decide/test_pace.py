@@ -21,9 +21,7 @@ def busy(name: str, *, pace: float, tokens: float = 1000.0, finished: float = 2.
 
 def sample(*pods: Pod) -> Samples:
     """Return what is read of pods now."""
-    return pacing.sample(
-        pods, limit_seconds=LIMIT, queue_tolerated=TOLERATED, now=NOW, max_age_seconds=MAX_AGE_SECONDS
-    )
+    return pacing.sample(pods, limit_seconds=LIMIT, queue_tolerated=TOLERATED, now=NOW, max_age_seconds=MAX_AGE_SECONDS)
 
 
 def load_in_replicas(pace: Pace, *pods: Pod, queue_growth_per_second: float = 0.0) -> float | None:

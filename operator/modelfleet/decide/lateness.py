@@ -20,9 +20,9 @@ STEEPNESS = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 22.0, 32.0)
 ones (20 and more)."""
 HALF_LATE_SHARE = 1.03
 """A bit over full: what waits for seconds is within usual limits of the first token."""
-HALF_LATE_PERCENT = round(100 * HALF_LATE_SHARE)
 PRIOR_STEEPNESS = 22.0
-"""Poisson arrivals on a handful of replicas."""
+"""Many even requests. What is hoped for is tried, and refuted by late tokens within minutes; what is feared is never
+tried, for half empty replicas look alike under all steep curves."""
 PRIOR_LOSS = 5.0
 """Weight of the prior: a curve e times steeper or flatter begins with this much."""
 SAMPLES = 20.0
@@ -96,15 +96,14 @@ def learn(known: Lateness, *, share: float, late: float, kept: float) -> Latenes
 
     Args:
         known: From the past.
-        share: Load over replicas in the bucket.
+        share: Load over replicas in the bucket, 0 to HALF_LATE_SHARE. How many are late in an overload is a matter of
+            when it began: its first bucket would make every load look clumped.
         late: Part of its tokens that came slower than the limit, 0 to 1.
         kept: What the past counts from now on, 0 to 1.
     """
-    # Beyond, all curves say the same as at the half. How many are late in an overload is a matter of when it began:
-    # its first bucket would make every load look clumped.
-    percent = min(HALF_LATE_PERCENT, int(100.0 * share))
-    # A replica that is next to idle says next to nothing.
-    weight = min(1.0, share)
+    percent = int(100.0 * share)
+    # A replica that is next to idle says next to nothing, and what comes late there waited for something else.
+    weight = min(1.0, share * share)
     told = [
         kept * loss + weight * (late * if_late + (1.0 - late) * if_not)
         # As many losses as curves, and strict=True keeps mypyc from making this a loop.

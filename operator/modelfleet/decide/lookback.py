@@ -16,7 +16,7 @@ from math import ceil, inf
 from operator import itemgetter
 from typing import NamedTuple
 
-from modelfleet.decide.lateness import LAST_PERCENT, LATE, PRIOR, STEEPNESS, Lateness, learn
+from modelfleet.decide.lateness import HALF_LATE_SHARE, LAST_PERCENT, LATE, PRIOR, STEEPNESS, Lateness, learn
 
 BUCKET_SECONDS = 10.0
 """A queue of a few seconds is within usual limits of the first token; what is shorter needs no replica."""
@@ -231,6 +231,10 @@ class Lookback(NamedTuple):
         """What the chosen forecast asks for; None before it has seen enough to be asked."""
         return self.load * self.margin if self.buckets >= LEAST_BUCKETS else None
 
+    def judged(self, start_seconds: float) -> bool:
+        """Whether the forecasts have been charged: what the deployment was born into is over."""
+        return self.buckets >= BIRTH_STARTS * _start_buckets(start_seconds)
+
     @property
     def forecast(self) -> Forecast:
         """The chosen forecast."""
@@ -283,17 +287,17 @@ def look_back(
             lookback.catching_up,
         )
     seen, met = bucket.load / bucket.seconds, bucket.met
-    start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
+    start_buckets = _start_buckets(start_seconds)
     number = lookback.buckets + 1
-    born = number > BIRTH_STARTS * start_buckets
+    judged = lookback.judged(start_seconds)
     lateness = lookback.lateness
     late = bucket.late_tokens / bucket.tokens if bucket.tokens > 0.0 else 0.0
     if not bucket.settled:
         catching_up = MOST_CATCHING_UP
     else:
         catching_up = max(0, lookback.catching_up - 1) if late > CAUGHT_UP else 0
-    if not catching_up and bucket.tokens > 0.0 and bucket.serving > 0.0:
-        share = met * bucket.seconds / bucket.serving
+    share = met * bucket.seconds / bucket.serving if bucket.serving > 0.0 else inf
+    if not catching_up and bucket.tokens > 0.0 and share <= HALF_LATE_SHARE:
         lateness = learn(lateness, share=share, late=late, kept=KEPT)
     recent = (*lookback.recent, seen)[-LONGEST_AVERAGE:]
     since = {starts: number + 1 - _span(starts, start_buckets) for starts in PEAKS}
@@ -311,7 +315,7 @@ def look_back(
                 min_replicas,
                 *(
                     _charge(track, seen, met, start_buckets, min_replicas)
-                    if born and track.asked
+                    if judged and track.asked
                     else (track.held, track.missed)
                 ),
             )
@@ -371,6 +375,10 @@ def _follow(
         return Track(trough, value, asked, NOTHING_ADDED, held, missed)
     added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
     return Track(trough, value, asked, added, held, missed)
+
+
+def _start_buckets(start_seconds: float) -> int:
+    return max(1, round(start_seconds / BUCKET_SECONDS))
 
 
 def _span(peak_starts: int | None, start_buckets: int) -> int:
