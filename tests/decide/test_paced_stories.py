@@ -114,6 +114,7 @@ def test_short_bursts_are_not_chased() -> None:
 def test_a_queue_that_is_served_before_help_could_come_asks_for_none() -> None:
     """Once forecasts were judged; what will still wait when a replica is ready asks for it all the same."""
     story = _story(replicas=3)
+    story.play(200, requests_per_second=9)
     young = _by_queue(story, finished_per_second=3.0)
     story.play(1800, requests_per_second=9)
     served_soon = _by_queue(story, finished_per_second=3.0)
