@@ -4,7 +4,7 @@ from itertools import pairwise
 
 import pytest
 
-from modelfleet.decide.lateness import CLEARLY, HALF_LATE_SHARE, LATE, PRIOR, STEEPNESS, Lateness, late_share, learn
+from modelfleet.decide.lateness import CLEARLY, HALF_LATE_SHARE, PRIOR, STEEPNESS, Lateness, late_share, learn
 
 
 @pytest.mark.parametrize("steepness", STEEPNESS)
@@ -25,10 +25,9 @@ def test_a_steepness_of_another_version_is_the_prior(tenths: int) -> None:
 @pytest.mark.parametrize("steepness", STEEPNESS)
 def test_more_load_never_makes_fewer_late(steepness: float) -> None:
     """Each curve rises, through a half a bit beyond a full replica."""
-    curve = [late[STEEPNESS.index(steepness)] for late in LATE]
+    curve = [0.0, *Lateness.expected(steepness).late_in_range]
 
     assert all(less <= more for less, more in pairwise(curve))
-    assert curve[0] == 0.0
     assert late_share(HALF_LATE_SHARE, steepness) == pytest.approx(0.5)
 
 

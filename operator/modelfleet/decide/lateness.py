@@ -12,6 +12,7 @@ histogram. Each of eight curves keeps how badly it foretold that part, and the b
 Source: the Hill equation; fitted to constant fleets under eleven loads on three calibrations (design/0002).
 """
 
+from bisect import bisect_left
 from math import log
 from typing import NamedTuple
 
@@ -69,6 +70,11 @@ class Lateness(NamedTuple):
         share: float = HALF_LATE_SHARE * 99.0 ** (-1.0 / STEEPNESS[self.believed])
         return share
 
+    @property
+    def late_in_range(self) -> tuple[float, ...]:
+        """Which part of the requests is late in each range of SHARES."""
+        return _LATE_IN_RANGE[self.believed]
+
 
 PRIOR = Lateness.expected(PRIOR_STEEPNESS)
 """Before anything was late."""
@@ -85,10 +91,16 @@ def late_share(share: float, steepness: float) -> float:
     return odds / (1.0 + odds)
 
 
-LATE = tuple([tuple([late_share(percent / 100, k) for k in STEEPNESS]) for percent in range(LAST_PERCENT + 1)])
-"""At each percent of a full replica, the part of the requests that is late by each of STEEPNESS."""
-_BELIEVED = tuple([tuple([SURPRISE + (1.0 - 2.0 * SURPRISE) * late for late in curves]) for curves in LATE])
+_LATE = [[late_share(percent / 100, k) for k in STEEPNESS] for percent in range(LAST_PERCENT + 1)]
+_BELIEVED = tuple([tuple([SURPRISE + (1.0 - 2.0 * SURPRISE) * late for late in curves]) for curves in _LATE])
 _LOSSES = tuple([tuple([(-SAMPLES * log(late), -SAMPLES * log(1.0 - late)) for late in each]) for each in _BELIEVED])
+
+
+SHARES = (0.2, 0.35, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 2.0)
+"""Where ranges of shares end, for who sums loads up by them: narrow where steep curves rise."""
+RANGE_OF_PERCENT = tuple([bisect_left(SHARES, percent / 100) for percent in range(LAST_PERCENT + 1)])
+_MIDDLES = [(low + high) / 2 for low, high in zip((0.0, *SHARES), SHARES, strict=False)]
+_LATE_IN_RANGE = tuple([tuple([late_share(middle, k) for middle in _MIDDLES]) for k in STEEPNESS])
 
 
 def learn(known: Lateness, *, share: float, late: float, kept: float) -> Lateness:

@@ -16,7 +16,15 @@ from math import ceil, inf
 from operator import itemgetter
 from typing import NamedTuple
 
-from modelfleet.decide.lateness import HALF_LATE_SHARE, LAST_PERCENT, LATE, PRIOR, STEEPNESS, Lateness, learn
+from modelfleet.decide.lateness import (
+    HALF_LATE_SHARE,
+    LAST_PERCENT,
+    PRIOR,
+    RANGE_OF_PERCENT,
+    SHARES,
+    Lateness,
+    learn,
+)
 
 BUCKET_SECONDS = 10.0
 """A queue of a few seconds is within usual limits of the first token; what is shorter needs no replica."""
@@ -25,6 +33,8 @@ MARGINS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.9)
 HALF_LIFE_SECONDS = 4 * 3600.0
 """By then what a forecast cost counts half."""
 KEPT = 0.5 ** (BUCKET_SECONDS / HALF_LIFE_SECONDS)
+FADES_EVERY_BUCKETS = 30
+"""Costs fade in steps of five minutes."""
 LEAST_BUCKETS = 6
 """Before a minute has been seen the present load decides alone."""
 BIRTH_STARTS = 3
@@ -110,8 +120,8 @@ class Track(NamedTuple):
         asked: For each margin, the replicas it asked for then.
         added: How many more than when the bucket before closed.
         held: For each margin, the replica-seconds that it held and added so far.
-        missed: For each margin, the replica-seconds of load that came too late by each steepness of lateness: what is
-            believed of it later is believed of the past too.
+        met: For each margin, the replica-seconds of load that found replicas filled to each range of SHARES. Which part
+            of it was late is a matter of what is believed of lateness, now.
     """
 
     trough: Window = ()
@@ -119,13 +129,27 @@ class Track(NamedTuple):
     asked: tuple[int, ...] = ()
     added: tuple[int, ...] = ()
     held: tuple[float, ...] = (0.0,) * len(MARGINS)
-    missed: tuple[tuple[float, ...], ...] = ((0.0,) * len(STEEPNESS),) * len(MARGINS)
+    met: tuple[tuple[float, ...], ...] = ((0.0,) * len(SHARES),) * len(MARGINS)
 
     def costs(self, lateness: Lateness, latency_weight: float) -> list[float]:
         """Return for each margin what it cost so far, in replica-seconds, by what is believed of lateness."""
-        believed = lateness.believed
+        late = lateness.late_in_range
         # As many as MARGINS, and strict=True keeps mypyc from making this a loop.
-        return [held + latency_weight * missed[believed] for held, missed in zip(self.held, self.missed)]  # noqa: B905
+        return [held + latency_weight * _missed(met, late) for held, met in zip(self.held, self.met)]  # noqa: B905
+
+    def faded(self, kept: float) -> "Track":
+        """Return it with costs that weigh less."""
+        return self._replace(
+            held=tuple([cost * kept for cost in self.held]),
+            met=tuple([tuple([load * kept for load in loads]) for loads in self.met]),
+        )
+
+
+def _missed(loads: tuple[float, ...], late: tuple[float, ...]) -> float:
+    total = 0.0
+    for load, part in zip(loads, late):  # noqa: B905 - both as long as SHARES
+        total += load * part
+    return total
 
 
 class Moment(NamedTuple):
@@ -316,12 +340,14 @@ def look_back(
                 *(
                     _charge(track, seen, met, start_buckets, min_replicas)
                     if judged and track.asked
-                    else (track.held, track.missed)
+                    else (track.held, track.met)
                 ),
             )
             for forecast, track in zip(FORECASTS, lookback.tracks, strict=True)
         ]
     )
+    if number % FADES_EVERY_BUCKETS == 0:
+        tracks = tuple([track.faded(KEPT**FADES_EVERY_BUCKETS) for track in tracks])
     return Lookback(
         began_at=now,
         lateness=lateness,
@@ -336,45 +362,43 @@ def look_back(
 
 NOTHING_ADDED = (0,) * len(MARGINS)
 Held = tuple[float, ...]
-Missed = tuple[tuple[float, ...], ...]
+Met = tuple[tuple[float, ...], ...]
 
 
-def _charge(track: Track, seen: float, met: float, start_buckets: int, least: int) -> tuple[Held, Missed]:
-    """Let a forecast pay for the bucket that closed: what it asked for, what it added, and what it missed."""
+def _charge(track: Track, seen: float, met: float, start_buckets: int, least: int) -> tuple[Held, Met]:
+    """Let a forecast pay for the bucket that closed: what it asked for, what it added, and what it left unserved."""
     start = START_SHARE * start_buckets * BUCKET_SECONDS
     # What was asked for in each of the buckets of a start serves in this one.
     lowest = track.trough[0][1]
     serving = track.asked if lowest == track.value else _asked(lowest, least)
     load, percent = seen * BUCKET_SECONDS, 100.0 * met
-    # All are as long as MARGINS or STEEPNESS, and strict=True keeps mypyc from making these loops.
+    # All are as long as MARGINS, and strict=True keeps mypyc from making these loops.
     held = tuple(
         [
-            cost * KEPT + asked * BUCKET_SECONDS + added * start
+            cost + asked * BUCKET_SECONDS + added * start
             for cost, asked, added in zip(track.held, track.asked, track.added)  # noqa: B905
         ]
     )
-    late = [LATE[share if (share := int(percent / serves)) < LAST_PERCENT else LAST_PERCENT] for serves in serving]
-    missed = tuple(
-        [
-            tuple([cost * KEPT + load * part for cost, part in zip(costs, parts)])  # noqa: B905
-            for costs, parts in zip(track.missed, late)  # noqa: B905
-        ]
-    )
-    return held, missed
+    filled = [int(percent / serves) for serves in serving]
+    return held, tuple([_add(loads, share, load) for loads, share in zip(track.met, filled)])  # noqa: B905
 
 
-def _follow(
-    track: Track, value: float, number: int, start_buckets: int, least: int, held: Held, missed: Missed
-) -> Track:
+def _add(loads: tuple[float, ...], percent: int, load: float) -> tuple[float, ...]:
+    """Add a load that found replicas filled to so many percent."""
+    place = RANGE_OF_PERCENT[percent if percent < LAST_PERCENT else LAST_PERCENT]
+    return (*loads[:place], loads[place] + load, *loads[place + 1 :])
+
+
+def _follow(track: Track, value: float, number: int, start_buckets: int, least: int, held: Held, met: Met) -> Track:
     """Bring a forecast up to date with the value that it has now."""
     trough = _slide_trough(track.trough, number, value, since=number - start_buckets + 1)
     if value == track.value and track.asked:
-        return Track(trough, value, track.asked, NOTHING_ADDED, held, missed)
+        return Track(trough, value, track.asked, NOTHING_ADDED, held, met)
     asked = _asked(value, least)
     if asked == track.asked or not track.asked:
-        return Track(trough, value, asked, NOTHING_ADDED, held, missed)
+        return Track(trough, value, asked, NOTHING_ADDED, held, met)
     added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
-    return Track(trough, value, asked, added, held, missed)
+    return Track(trough, value, asked, added, held, met)
 
 
 def _start_buckets(start_seconds: float) -> int:
