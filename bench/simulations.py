@@ -45,7 +45,7 @@ class Scenario:
         source: A trace's file below the traces' folder, or a shape.
         scale: The trace's rate scale, or the shape's requests/s.
         seconds: Of the shape; 0 for a trace.
-        calibration: What a replica does.
+        calibration: What a replica does: a name, or a file.
         start_seconds: From a pod's creation to ready.
     """
 
@@ -71,9 +71,11 @@ class Scenario:
 
 
 H8, H70, A8 = "llama-3.1-8b-h100", "llama-2-70b-h100-tp8", "llama-3-8b-a100"
+BATCHES_OF_32 = str(Path(__file__).with_name("batches-of-32.yaml"))
 SCENARIOS = {
     "diurnal, 70B": Scenario(Shape.DIURNAL, 20, 7200, H70, 110),
     "diurnal, 8B on A100": Scenario(Shape.DIURNAL, 40, 3600, A8, 110),
+    "diurnal, batches of 32 on A100": Scenario(Shape.DIURNAL, 40, 3600, BATCHES_OF_32, 110),
     "ramp, 70B": Scenario(Shape.RAMP, 20, 3600, H70, 110),
     "AIBrix up and down x5, 70B": Scenario("aibrix/8min_up_and_down.csv", 5, 0, H70, 65),
     "flat, 70B": Scenario(Shape.BURST, 10, 3600, H70, 110),
@@ -139,8 +141,9 @@ def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: in
     )
     ours, *others = done
     found = points(others)
+    front = pareto(found)
     reached = {
-        policy: _fewest([point for point in pareto(found) if point.policy == policy], ours.second.attainment)
+        policy: _fewest([point for point in front if point.policy == policy], ours.second.attainment)
         for policy in dict.fromkeys(point.policy for point in found)
     }
     constant = _fewest([point for point in found if point.policy == STATIC], ours.second.attainment)
@@ -149,7 +152,7 @@ def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: in
     best = min(((hours, policy) for policy, hours in contestants.items() if hours is not None), default=None)
     affordable = [
         *(point for point in found if point.policy == STATIC),
-        *(point for point in pareto(found) if point.policy not in (STATIC, ORACLE)),
+        *(point for point in front if point.policy not in (STATIC, ORACLE)),
     ]
     hpa = [each.second.reversals_per_hour for each in others if each.job.policy == "hpa-inflight"]
     return Row(
