@@ -6,8 +6,8 @@ third of that. Both follow one curve with one parameter, its steepness k:
     late(u) = v^k / (1 + v^k),  v = u / 1.03
 
 u is load over replicas as a request meets it (lookback.py). Which k fits is learned from the part of the tokens that
-came slower than the limit of the time between them, bucket by bucket: an engine tells it without a saturation or a
-histogram. Each of eight curves keeps how badly it foretold that part, and the best one is believed.
+came slower than the limit of the time between them, or beside a queue, bucket by bucket: an engine tells it without a
+saturation or a histogram. Each of eight curves keeps how badly it foretold that part, and the best one is believed.
 
 Source: the Hill equation; fitted to constant fleets under eleven loads on three calibrations (design/0002).
 """
@@ -95,7 +95,6 @@ _LATE = [[late_share(percent / 100, k) for k in STEEPNESS] for percent in range(
 _BELIEVED = tuple([tuple([SURPRISE + (1.0 - 2.0 * SURPRISE) * late for late in curves]) for curves in _LATE])
 _LOSSES = tuple([tuple([(-SAMPLES * log(late), -SAMPLES * log(1.0 - late)) for late in each]) for each in _BELIEVED])
 
-
 SHARES = (0.2, 0.35, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 2.0)
 """Where ranges of shares end, for who sums loads up by them: narrow where steep curves rise."""
 RANGE_OF_PERCENT = tuple([bisect_left(SHARES, percent / 100) for percent in range(LAST_PERCENT + 1)])
@@ -110,7 +109,7 @@ def learn(known: Lateness, *, share: float, late: float, kept: float) -> Latenes
         known: From the past.
         share: Load over replicas in the bucket, 0 to HALF_LATE_SHARE. How many are late in an overload is a matter of
             when it began: its first bucket would make every load look clumped.
-        late: Part of its tokens that came slower than the limit, 0 to 1.
+        late: Part of its tokens that came late, 0 to 1.
         kept: What the past counts from now on, 0 to 1.
     """
     percent = int(100.0 * share)
