@@ -7,12 +7,11 @@ import re
 
 import pytest
 
-from modelfleet.decide.cycle import decide
 from modelfleet.decide.explain import scale_event, status
 from modelfleet.decide.lateness import late_share
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Learned, Missing
-from tests.builders import DeploymentBuilder, deployment, fleet, ready
+from tests.builders import DeploymentBuilder, deployment
 from tests.decide.story import Story
 
 
@@ -109,31 +108,6 @@ def test_short_bursts_are_not_chased() -> None:
 
     assert len(_turns(counts)) == 1
     assert 6 <= counts[0] <= 9
-
-
-def test_a_queue_that_is_served_before_help_could_come_asks_for_none() -> None:
-    """Once forecasts were judged; what will still wait when a replica is ready asks for it all the same."""
-    story = _story(replicas=3)
-    story.play(200, requests_per_second=9)
-    young = _by_queue(story, finished_per_second=3.0)
-    story.play(1800, requests_per_second=9)
-    served_soon = _by_queue(story, finished_per_second=3.0)
-    waits_long = _by_queue(story, finished_per_second=1.0)
-
-    assert (young, served_soon, waits_long) == pytest.approx((7.0, 3.0, 7.0))
-
-
-def _by_queue(story: Story, *, finished_per_second: float) -> float:
-    """Return what 600 waiting requests would ask for in the next second, of three replicas that finish so many."""
-    pods = [
-        ready(f"pod-{number}").queue(200).running(20).tokens(500).inter_token(0.02).finished(finished_per_second)
-        for number in range(3)
-    ]
-    made = _model().pods(*pods).asks(3).having(uid=story.made.build(story.now).uid)
-    plan = decide(fleet(made, now=story.now + 1), story.history)
-    (decision,) = plan.decisions.values()
-    assert not isinstance(decision.facts, Missing)
-    return decision.facts.wanted.by_queue
 
 
 def _burst(story: Story) -> list[int]:

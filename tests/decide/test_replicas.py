@@ -23,7 +23,7 @@ class Case:
     measure: Measure
     capacity: Capacity = A_HUNDRED
     backlog: float = 0.0
-    queue_passes: bool = False
+    queue_falls: bool = False
     within_tolerance: bool = False
     pace: float | None = None
     planned: float | None = None
@@ -74,7 +74,7 @@ CASES = {
     "a queue that falls says that help has come": Case(
         demand=load_of(ready=10, queue=4000, running=9),
         current=12,
-        queue_passes=True,
+        queue_falls=True,
         want=12,
         measure=Measure.QUEUE,
         within_tolerance=True,
@@ -83,7 +83,7 @@ CASES = {
         demand=load_of(ready=10, queue=4000, running=320),
         current=12,
         capacity=carries(100, running=16),
-        queue_passes=True,
+        queue_falls=True,
         want=12,
         measure=Measure.RUNNING,
         within_tolerance=True,
@@ -91,7 +91,7 @@ CASES = {
     "tokens may still ask while the queue falls": Case(
         demand=load_of(ready=10, queue=4000, running=9, tokens=2000),
         current=12,
-        queue_passes=True,
+        queue_falls=True,
         want=20,
         measure=Measure.TOKENS,
     ),
@@ -231,7 +231,7 @@ def test_wanted(name: str) -> None:
         planned=case.planned,
         current=case.current,
         queued_per_replica=8,
-        queue_passes=case.queue_passes,
+        queue_falls=case.queue_falls,
         tolerance=0.1,
     )
     expected = (case.want, case.measure, case.within_tolerance)
@@ -257,7 +257,7 @@ def _count(demand: Demand, *, current: int) -> int:
         planned=2.5,
         current=current,
         queued_per_replica=8,
-        queue_passes=False,
+        queue_falls=False,
         tolerance=0.1,
     ).replicas
 
@@ -272,7 +272,7 @@ def test_the_facts_are_kept() -> None:
         planned=None,
         current=2,
         queued_per_replica=8,
-        queue_passes=False,
+        queue_falls=False,
         tolerance=0.1,
     )
     actual = (wanted.by_tokens, wanted.by_running, wanted.by_queue, wanted.by_latency)

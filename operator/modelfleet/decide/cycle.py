@@ -255,22 +255,15 @@ def _recommend(
             latency_weight=scaling.latency_weight,
             min_replicas=limits.min_replicas,
         )
-    # Who sets the target of a replica has chosen the margin too.
-    planned = lookback.replicas if full is not None and scaling.targets.output_tokens_per_second is None else None
     wanted = replicas(
         seen,
         needed,
         complete=complete,
-        planned=planned,
+        # Who sets the target of a replica has chosen the margin too.
+        planned=lookback.replicas if full is not None and scaling.targets.output_tokens_per_second is None else None,
         current=current,
         queued_per_replica=scaling.targets.queued_requests,
-        queue_passes=growth < 0
-        or (
-            planned is not None
-            and lookback.judged(supply.start_seconds)
-            and finished.known == seen.ready
-            and seen.queued_requests.value <= finished.value * supply.start_seconds
-        ),
+        queue_falls=growth < 0,
         tolerance=scaling.behavior.tolerance_percent / 100,
     )
     learned = LoadMemory(queue, measured, pace, lookback, tokens_per_request, token_mix)

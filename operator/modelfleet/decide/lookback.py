@@ -255,10 +255,6 @@ class Lookback(NamedTuple):
         """What the chosen forecast asks for; None before it has seen enough to be asked."""
         return self.load * self.margin if self.buckets >= LEAST_BUCKETS else None
 
-    def judged(self, start_seconds: float) -> bool:
-        """Whether the forecasts have been charged: what the deployment was born into is over."""
-        return self.buckets >= BIRTH_STARTS * _start_buckets(start_seconds)
-
     @property
     def forecast(self) -> Forecast:
         """The chosen forecast."""
@@ -311,9 +307,9 @@ def look_back(
             lookback.catching_up,
         )
     seen, met = bucket.load / bucket.seconds, bucket.met
-    start_buckets = _start_buckets(start_seconds)
+    start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
     number = lookback.buckets + 1
-    judged = lookback.judged(start_seconds)
+    born = number > BIRTH_STARTS * start_buckets
     lateness = lookback.lateness
     late = bucket.late_tokens / bucket.tokens if bucket.tokens > 0.0 else 0.0
     if not bucket.settled:
@@ -339,7 +335,7 @@ def look_back(
                 min_replicas,
                 *(
                     _charge(track, seen, met, start_buckets, min_replicas)
-                    if judged and track.asked
+                    if born and track.asked
                     else (track.held, track.met)
                 ),
             )
@@ -399,10 +395,6 @@ def _follow(track: Track, value: float, number: int, start_buckets: int, least: 
         return Track(trough, value, asked, NOTHING_ADDED, held, met)
     added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
     return Track(trough, value, asked, added, held, met)
-
-
-def _start_buckets(start_seconds: float) -> int:
-    return max(1, round(start_seconds / BUCKET_SECONDS))
 
 
 def _span(peak_starts: int | None, start_buckets: int) -> int:

@@ -14,9 +14,7 @@ Four measures, and the largest wins:
   is not helped by another.
 
 While the queue falls, running and queue ask for nothing beyond what is asked for already: help has
-come, and a long queue would double the replicas anew with every batch of them that becomes ready. The
-same holds for a queue that is served before a replica asked for now would be ready, once forecasts were
-judged by their past: they know that the load has bursts.
+come, and a long queue would double the replicas anew with every batch of them that becomes ready.
 
 The first three say what is needed now, the queue aside. What will be needed when a replica that is asked for now
 is ready is the lookback's to say, once it has seen a minute (lookback.py).
@@ -140,7 +138,7 @@ def replicas(
     planned: float | None,
     current: int,
     queued_per_replica: int,
-    queue_passes: bool,
+    queue_falls: bool,
     tolerance: float,
 ) -> Wanted:
     """Return the fewest replicas that carry the load.
@@ -152,13 +150,13 @@ def replicas(
         planned: What the lookback asks for, in replicas; None where it does not decide.
         current: Replicas asked for, starting ones included: they are supply on its way.
         queued_per_replica: Waiting requests tolerated per replica.
-        queue_passes: Whether it falls, or will be served before a replica asked for now could help.
+        queue_falls: Whether fewer requests wait than a moment ago.
         tolerance: Distance from the target, as a fraction, that changes nothing.
 
     Source:
         HorizontalPodAutoscaler, AverageValue: ceil(value / target) unless within tolerance of current.
     """
-    help_cap = float(current) if queue_passes else inf
+    help_cap = float(current) if queue_falls else inf
     waiting = _waiting(demand, queued_per_replica)
     by_queue = min(waiting, help_cap)
     by_running = None if need.by_running is None else min(need.by_running, help_cap)
