@@ -104,7 +104,9 @@ class Leadership:
         if not self.held():
             raise LeadershipLost(f"no renewal within {GIVE_UP_SECONDS} s")
         try:
-            await asyncio.wait_for(self._claim(took_over=False), RENEW_SECONDS)
+            # Not asyncio.wait_for: until Python 3.12 it swallows a cancellation that arrives with the answer.
+            async with asyncio.timeout(RENEW_SECONDS):
+                await self._claim(took_over=False)
         except Conflict:
             await self._reread()
             return False
@@ -149,7 +151,8 @@ class Leadership:
             self.trouble = ""
             # The holder's clock does not count: the wait starts when its renewal is heard of here.
             try:
-                await asyncio.wait_for(self._next_renewal(), spec.get("leaseDurationSeconds", LEASE_SECONDS))
+                async with asyncio.timeout(spec.get("leaseDurationSeconds", LEASE_SECONDS)):
+                    await self._next_renewal()
             except TimeoutError:
                 return str(holder)
 

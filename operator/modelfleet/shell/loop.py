@@ -45,6 +45,8 @@ for _kind in CONCURRENT_WRITES:
     telemetry.WRITE_FAILURES.labels(_kind)
 FIRST_RETRY_SECONDS = 0.5
 MAX_RETRY_SECONDS = 15.0
+BURST_SECONDS = 0.05
+"""What comes within this time of a piece of news is decided about with it."""
 
 WriteName = tuple[str, Hashable]
 """The kind of a write, and the object it is for."""
@@ -169,13 +171,8 @@ class FleetLoop:
             began = monotonic()
             await self._tick()
             self._ticked_at = monotonic()
-            # News shortens the wait but does not remove it: a burst of events is one decision.
             rest = self._tick_seconds - (monotonic() - began)
-            try:
-                await asyncio.wait_for(self._mirror.news.wait(), max(0.05, rest))
-                await asyncio.sleep(0.05)
-            except TimeoutError:
-                pass
+            await until_news(self._mirror.news, max(0.05, rest))
             self._mirror.news.clear()
 
     async def stop(self) -> None:
@@ -406,3 +403,17 @@ class FleetLoop:
         for key in self._told.keys() - plan.decisions.keys():
             del self._told[key]
         telemetry.SIGNALS_MISSING.set(missing)
+
+
+async def until_news(news: asyncio.Event, seconds: float) -> None:
+    """Return soon after the news, or after so long; a burst of events is one decision.
+
+    Not by `asyncio.wait_for`: until Python 3.12 it swallows a cancellation that arrives with the news, and a process
+    that lost its lease, or was told to stop, would decide on for ever.
+    """
+    try:
+        async with asyncio.timeout(seconds):
+            await news.wait()
+        await asyncio.sleep(BURST_SECONDS)
+    except TimeoutError:
+        return
