@@ -343,9 +343,10 @@ def test_until_a_start_has_passed_a_forecast_pays_for_what_its_new_replicas_do_n
     before = live([7.0] * 6, lookback=live(hours(1, steady)))
     after = live([7.0], lookback=before)
 
-    assert paid(before, after, Forecast(1, 1), 1.25) == pytest.approx(
-        9 * 10 + 30 * 7 * 10 * late_share(1.4, _believed(after)), rel=0.01
-    )
+    # By the middle of the range from 1.35 to 2.
+    everybody = late_share(1.675, PRIOR_STEEPNESS)
+    assert everybody == pytest.approx(1.0, abs=0.001)
+    assert paid(before, after, Forecast(1, 1), 1.25) == pytest.approx(9 * 10 + 30 * 7 * 10 * everybody)
 
 
 def test_each_replica_added_costs_half_a_start_besides() -> None:

@@ -21,6 +21,7 @@ STEEPNESS = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 22.0, 32.0)
 ones (20 and more)."""
 HALF_LATE_SHARE = 1.03
 """A bit over full: what waits for seconds is within usual limits of the first token."""
+_HALF_LATE_PERCENT = round(100.0 * HALF_LATE_SHARE)
 PRIOR_STEEPNESS = 22.0
 """Many even requests. What is hoped for is tried, and refuted by late tokens within minutes; what is feared is never
 tried, for half empty replicas look alike under all steep curves."""
@@ -30,8 +31,6 @@ SAMPLES = 20.0
 """A bucket counts as so many requests, however many came: those of one bucket are late together."""
 SURPRISE = 0.005
 """No curve is believed beyond this: a scrape that failed or a node that stuttered makes requests late at any load."""
-LAST_PERCENT = 200
-"""Curves end at twice of what the replicas carry."""
 CLEARLY = 1.0
 """Another curve is believed when the present one foretold the past worse by this much: a factor of e."""
 
@@ -91,12 +90,18 @@ def late_share(share: float, steepness: float) -> float:
     return odds / (1.0 + odds)
 
 
-_LATE = [[late_share(percent / 100, k) for k in STEEPNESS] for percent in range(LAST_PERCENT + 1)]
-_BELIEVED = tuple([tuple([SURPRISE + (1.0 - 2.0 * SURPRISE) * late for late in curves]) for curves in _LATE])
-_LOSSES = tuple([tuple([(-SAMPLES * log(late), -SAMPLES * log(1.0 - late)) for late in each]) for each in _BELIEVED])
+def _losses(share: float, steepness: float) -> tuple[float, float]:
+    """Return how badly a curve foretells a late request, and one in time."""
+    late = SURPRISE + (1.0 - 2.0 * SURPRISE) * late_share(share, steepness)
+    return -SAMPLES * log(late), -SAMPLES * log(1.0 - late)
+
+
+_LOSSES = tuple([tuple([_losses(percent / 100, k) for k in STEEPNESS]) for percent in range(_HALF_LATE_PERCENT + 1)])
 
 SHARES = (0.2, 0.35, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 2.0)
 """Where ranges of shares end, for who sums loads up by them: narrow where steep curves rise."""
+LAST_PERCENT = 200
+"""What is filled further counts as twice of what it carries."""
 RANGE_OF_PERCENT = tuple([bisect_left(SHARES, percent / 100) for percent in range(LAST_PERCENT + 1)])
 _MIDDLES = [(low + high) / 2 for low, high in zip((0.0, *SHARES), SHARES, strict=False)]
 _LATE_IN_RANGE = tuple([tuple([late_share(middle, k) for middle in _MIDDLES]) for k in STEEPNESS])

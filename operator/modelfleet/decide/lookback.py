@@ -109,6 +109,8 @@ from nothing has no past that could warn of it."""
 _bucket = itemgetter(0)
 Window = tuple[tuple[int, float], ...]
 """Bucket numbers and values, oldest first, of which none is dominated by a later one."""
+Held = tuple[float, ...]
+Met = tuple[tuple[float, ...], ...]
 
 
 class Track(NamedTuple):
@@ -128,8 +130,8 @@ class Track(NamedTuple):
     value: float = 0.0
     asked: tuple[int, ...] = ()
     added: tuple[int, ...] = ()
-    held: tuple[float, ...] = (0.0,) * len(MARGINS)
-    met: tuple[tuple[float, ...], ...] = ((0.0,) * len(SHARES),) * len(MARGINS)
+    held: Held = (0.0,) * len(MARGINS)
+    met: Met = ((0.0,) * len(SHARES),) * len(MARGINS)
 
     def costs(self, lateness: Lateness, latency_weight: float) -> list[float]:
         """Return for each margin what it cost so far, in replica-seconds, by what is believed of lateness."""
@@ -357,8 +359,6 @@ def look_back(
 
 
 NOTHING_ADDED = (0,) * len(MARGINS)
-Held = tuple[float, ...]
-Met = tuple[tuple[float, ...], ...]
 
 
 def _charge(track: Track, seen: float, met: float, start_buckets: int, least: int) -> tuple[Held, Met]:
