@@ -83,7 +83,7 @@ def measure_here() -> Iterator[Figure]:
         plan = decide(snapshot, history)
         seconds.append(process_time() - began)
         history = dict(plan.history)
-    # The mean: every tenth tick, the one in which the lookback closes its buckets, costs twice as much.
+    # The mean: every tenth tick, the one in which the lookback closes its buckets, costs more.
     cost = mean(seconds[WARM_TICKS:]) / DEPLOYMENTS * 1e6
     yield Figure(
         f"decide: one decision of {DEPLOYMENTS:,}, {PODS_EACH} pods each",
