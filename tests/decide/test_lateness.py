@@ -47,3 +47,11 @@ def test_another_curve_is_believed_only_when_it_is_clearly_better() -> None:
         # A bucket without load teaches nothing.
         after = learn(Lateness(tuple(losses), 3), share=0.0, late=0.0, kept=1.0)
         assert after.believed == believed
+
+
+def test_what_comes_late_on_half_empty_replicas_says_little() -> None:
+    """It waited for something else. On nearly full ones it says what the load is."""
+    idle, full = (learn(PRIOR, share=share, late=1.0, kept=1.0) for share in (0.3, 0.9))
+
+    assert idle.believed == PRIOR.believed
+    assert STEEPNESS[full.believed] < STEEPNESS[PRIOR.believed]
