@@ -11,7 +11,7 @@ the one signal that is missing until told: most engines have none while they are
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 from datetime import datetime
 from typing import Any, Literal
 
@@ -385,11 +385,15 @@ def watched(made: DeploymentBuilder, *, desired: int | None = None, seconds: flo
         "desired": asked,
         "last_decided_at": NOW - 1,
         "ready_pods": frozenset(f"uid-{pod.name}" for pod in made.made),
-        "load": LoadMemory(**{name: fields.pop(name) for name in LoadMemory._fields if name in fields}),
-        "windows": Windows(**{name: fields.pop(name) for name in Windows._fields if name in fields}),
+        "load": LoadMemory(**{name: fields.pop(name) for name in _names(LoadMemory) if name in fields}),
+        "windows": Windows(**{name: fields.pop(name) for name in _names(Windows) if name in fields}),
         **fields,
     }
     return Memory(**memory)
+
+
+def _names(of: type[Any]) -> list[str]:
+    return [each.name for each in fields(of)]
 
 
 # --- values between the steps -------------------------------------------------------------------

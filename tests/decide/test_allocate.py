@@ -1,6 +1,6 @@
 """Step 8 without tenants: growth is granted where GPUs are free on one node, and priority takes places."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -59,7 +59,7 @@ CASES = {
         asks=(_running("a", 5, min_replicas=2), _ask("b", 5, priority=10)), free=(0,), want={"a": 2, "b": 0}
     ),
     "pods beyond the count do not make up for its minimum": Case(
-        asks=(_running("a", 2, min_replicas=1)._replace(assured=1, asked=5), _ask("b", 1, priority=10)),
+        asks=(replace(_running("a", 2, min_replicas=1), assured=1, asked=5), _ask("b", 1, priority=10)),
         free=(0,),
         want={"a": 2, "b": 0},
     ),

@@ -150,15 +150,15 @@ def test_partial_signals_teach_nothing() -> None:
     expected = SATURATED_FOR_LONG
     actual = _measure(expected, FULL, replace(FULL, name="b"), known=1)
 
-    assert expected._replace(saturated_since=None) == actual
+    assert replace(expected, saturated_since=None) == actual
 
 
 def test_saturation_that_ends_starts_anew() -> None:
     """What was learned stays; the time of saturation does not."""
-    before = measured(1500, running=48)._replace(saturated_since=NOW - 60)
+    before = replace(measured(1500, running=48), saturated_since=NOW - 60)
     actual = _measure(before, ready("a").running(3).tokens(90))
 
-    assert before._replace(saturated_since=None) == actual
+    assert replace(before, saturated_since=None) == actual
 
 
 def test_a_waiting_request_for_a_moment_is_no_full_batch() -> None:
@@ -188,7 +188,7 @@ def test_the_first_minute_converges_and_later_ones_follow() -> None:
 
 def test_a_pause_of_the_operator_does_not_overshoot() -> None:
     """After an hour without a decision one interval replaces the average, and no more than that."""
-    before = measured(1000, running=64)._replace(saturated_since=NOW - 3600)
+    before = replace(measured(1000, running=64), saturated_since=NOW - 3600)
     actual = _measure(before, FULL, elapsed=3600.0).tokens_per_second
 
     assert actual == 2000
@@ -196,7 +196,7 @@ def test_a_pause_of_the_operator_does_not_overshoot() -> None:
 
 def test_a_clock_that_steps_back_teaches_nothing_wrong() -> None:
     """A negative interval neither divides by zero nor moves the average away from what is seen."""
-    before = measured(1000, running=64, seconds=30)._replace(saturated_since=NOW - 60)
+    before = replace(measured(1000, running=64, seconds=30), saturated_since=NOW - 60)
     actual = _measure(before, FULL, elapsed=-30.0).tokens_per_second
     assert actual is not None
 

@@ -185,7 +185,7 @@ def test_every_limit_says_what_would_unblock_it(limit: Limit) -> None:
 def test_no_limit_is_without_words(limit: Limit) -> None:
     """A limit that is added to the vocabulary must be explained before it can bind."""
     told = LIMITS[Limit.NONE]
-    decision = told.decision._replace(limited_by=limit)
+    decision = replace(told.decision, limited_by=limit)
     text = unblock(told.observed, decision)
 
     assert bool(text) == (limit not in {Limit.NONE, Limit.INVALID})
@@ -210,7 +210,7 @@ def test_a_forbidden_direction_is_no_matter_of_time(damping: Any, told: PodBuild
 def test_idle_at_the_floor_asks_for_nothing_impossible() -> None:
     """The API refuses minReplicas 0: nobody is told to set it."""
     one = _tell(FREE.pods(ready()).asks(1))
-    actual = unblock(one.observed, one.decision._replace(wanted=0, limited_by=Limit.MIN_REPLICAS))
+    actual = unblock(one.observed, replace(one.decision, wanted=0, limited_by=Limit.MIN_REPLICAS))
 
     assert "to 0" not in actual
     assert actual
@@ -698,7 +698,7 @@ def test_every_word_fits_the_schema(reason: Reason) -> None:
     told = _tell(FREE.pods(BUSY).fault(reason))
     for limit in Limit:
         steps = (*told.decision.steps, Step(StepName.MODE, 1, limit))
-        decision = told.decision._replace(limited_by=limit, steps=steps)
+        decision = replace(told.decision, limited_by=limit, steps=steps)
         written = status(told.observed, decision, told.memory, previous=None, now=NOW)
 
         assert written.limited_by == limit.value

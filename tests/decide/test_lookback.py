@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 
 import pytest
 
@@ -14,6 +15,7 @@ from modelfleet.decide.lookback import (
     LEAST_BUCKETS,
     MARGINS,
     MOST_CATCHING_UP,
+    NO_COSTS,
     NO_PAST,
     PEAK_RESOLUTION,
     ROUNDING,
@@ -60,6 +62,12 @@ def live(
 def hours(number: float, load: Callable[[float], float]) -> list[float]:
     """Return the loads of so many hours, a bucket each, from a function of seconds."""
     return [load(bucket * BUCKET_SECONDS) for bucket in range(int(number * HOUR / BUCKET_SECONDS))]
+
+
+def costs(past: Lookback, forecast: Forecast, *, believed: Lateness = PRIOR, weight: float = 30.0) -> list[float]:
+    """Return what a forecast cost with each margin, by what is believed of lateness."""
+    first = FORECASTS.index(forecast) * len(MARGINS)
+    return past.costs.judged(believed).totals(weight)[first : first + len(MARGINS)]
 
 
 def steady(_: float) -> float:
@@ -164,7 +172,7 @@ def test_what_was_missed_is_charged_to_those_who_had_too_few() -> None:
     """Seven replicas of load where there were four cost whoever has three more than whoever has eight."""
     past = live(hours(1, steady))
     after = live([7.0] * 6, lookback=past)
-    before, since = (each.tracks[FIRST_CHOICE[0]].costs(PRIOR, 30.0) for each in (past, after))
+    before, since = (costs(each, FORECASTS[FIRST_CHOICE[0]]) for each in (past, after))
     added = [new - old for new, old in zip(since, before, strict=True)]
 
     assert added[0] > added[-1]
@@ -172,10 +180,9 @@ def test_what_was_missed_is_charged_to_those_who_had_too_few() -> None:
 
 def test_what_a_forecast_cost_counts_half_after_four_hours() -> None:
     """While both cost the same, the lead of one over the other halves."""
-    short = FORECASTS.index(Forecast(1, 1))
     idle = live([0.0] * HOUR_BUCKETS, lookback=live(hours(1, bursts)))
     later = live([0.0] * 4 * HOUR_BUCKETS, lookback=idle)
-    leads = [costs[-1] - costs[0] for costs in (each.tracks[short].costs(PRIOR, 30.0) for each in (idle, later))]
+    leads = [most - least for least, *_, most in (costs(each, Forecast(1, 1)) for each in (idle, later))]
 
     assert abs(leads[0]) > 1000
     assert leads[1] == pytest.approx(leads[0] / 2)
@@ -185,10 +192,26 @@ def test_what_is_learned_of_lateness_is_believed_of_the_past_too() -> None:
     """The same past, dear for who was at two thirds where loads are clumped, and cheap where they are even."""
     past = live(hours(1, steady))
     narrow = MARGINS.index(1.5)
-    clumped, even = (past.tracks[FIRST_CHOICE[0]].costs(Lateness.expected(k), 30.0) for k in (2.0, 32.0))
+    first = FORECASTS[FIRST_CHOICE[0]]
+    clumped, even, held = (
+        costs(past, first, believed=Lateness.expected(k), weight=weight)[narrow]
+        for k, weight in ((2.0, 30.0), (32.0, 30.0), (32.0, 0.0))
+    )
 
-    assert clumped[narrow] > 3 * even[narrow]
-    assert even[narrow] == pytest.approx(past.tracks[FIRST_CHOICE[0]].held[narrow], rel=0.01)
+    assert clumped > 3 * even
+    assert even == pytest.approx(held, rel=0.01)
+
+
+def test_a_belief_that_changes_on_the_way_judges_as_one_that_was_there_all_along() -> None:
+    """What was late is summed up bucket by bucket, and again from all of the past whenever the belief changes."""
+    past, believed = live(hours(1, bursts)), set()
+    for steepness in (2.0, 32.0, 7.0):
+        past = live(hours(1, steady), lookback=past, late=lambda share, k=steepness: late_share(share, k))
+        believed.add(past.lateness.believed)
+
+        assert past.costs.missed == pytest.approx(past.costs.judged(past.lateness).missed)
+
+    assert len(believed) > 1
 
 
 def test_what_is_asked_for_serves_a_start_later() -> None:
@@ -231,7 +254,7 @@ def test_an_earlier_process_choice_is_taken_up() -> None:
     learned = live(hours(6, bursts), weight=100.0)
     resumed = Lookback.resumed(learned.forecast.name, round(100 * learned.margin), 150)
 
-    assert resumed == NO_PAST._replace(choice=learned.choice, lateness=Lateness.resumed(150))
+    assert resumed == replace(NO_PAST, choice=learned.choice, lateness=Lateness.resumed(150))
     assert STEEPNESS[resumed.lateness.believed] == 15.0
     assert Lookback.resumed("a-crystal-ball", 125, 0) == NO_PAST
 
@@ -248,9 +271,9 @@ def test_what_a_deployment_is_born_into_is_nobodys_fault() -> None:
     birth = BIRTH_STARTS * round(START_SECONDS / BUCKET_SECONDS)
     born = live([8.0] * birth)
 
-    assert all(not any(track.costs(PRIOR, 30.0)) for track in born.tracks)
+    assert born.costs == NO_COSTS
     assert born.choice == FIRST_CHOICE
-    assert any(live([8.0], lookback=born).tracks[0].costs(PRIOR, 30.0))
+    assert any(costs(live([8.0], lookback=born), FORECASTS[0]))
 
 
 def test_a_load_in_clumps_counts_as_requests_meet_it() -> None:
@@ -333,8 +356,7 @@ def test_the_late_share(share: float, least: float, most: float) -> None:
 
 def paid(before: Lookback, after: Lookback, forecast: Forecast, margin: float) -> float:
     """Return what a forecast was charged for the one bucket between two pasts."""
-    track, place = FORECASTS.index(forecast), MARGINS.index(margin)
-    now, then = (each.tracks[track].costs(PRIOR, 30.0)[place] for each in (after, before))
+    now, then = (costs(each, forecast)[MARGINS.index(margin)] for each in (after, before))
     return now - then
 
 

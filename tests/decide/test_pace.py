@@ -96,7 +96,7 @@ def test_a_pod_with_tokens_and_no_pace_makes_the_load_a_lower_bound() -> None:
 
 def test_a_growing_queue_is_load_that_arrives() -> None:
     """Each request is 0.1 replica-seconds of work: four more a second are 0.4 of work, half a replica."""
-    pace = KNOWN._replace(busy_seconds=50.0, requests=500.0)
+    pace = replace(KNOWN, busy_seconds=50.0, requests=500.0)
     pods = (busy("pod-0", pace=0.050).build(),)
     found = load_in_replicas(pace, *pods, queue_growth_per_second=4.0)
 
@@ -105,7 +105,7 @@ def test_a_growing_queue_is_load_that_arrives() -> None:
 
 def test_a_shrinking_queue_never_makes_the_load_negative() -> None:
     """Clients that give up shorten it too."""
-    pace = KNOWN._replace(busy_seconds=50.0, requests=500.0)
+    pace = replace(KNOWN, busy_seconds=50.0, requests=500.0)
 
     assert load_in_replicas(pace, queue_growth_per_second=-100.0) == 0.0
 

@@ -1,6 +1,6 @@
 """Step 4: how many replicas the load calls for."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -242,7 +242,7 @@ def test_wanted(name: str) -> None:
 
 def test_a_queue_in_one_engine_asks_for_one_replica_more_and_holds_no_others() -> None:
     """Requests that wait in an engine stay there: ten idle replicas beside it do not help them."""
-    stuck = load_of(ready=11, queue=2000, running=100)._replace(queues=(2000.0, *[0.0] * 10))
+    stuck = replace(load_of(ready=11, queue=2000, running=100), queues=(2000.0, *[0.0] * 10))
     everywhere = load_of(ready=11, queue=2000, running=100)
 
     assert _count(stuck, current=11) == 3

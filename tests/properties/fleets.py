@@ -143,7 +143,7 @@ def deployments(draw: st.DrawFn, name: str, *, whole: bool = False, auto: bool =
 
 def memories(made: DeploymentBuilder) -> st.SearchStrategy[Memory]:
     """Draw what earlier decisions may have left."""
-    return st.sampled_from(MEMORIES).map(lambda memory: memory._replace(uid=f"uid-{made.name}"))
+    return st.sampled_from(MEMORIES).map(lambda memory: replace(memory, uid=f"uid-{made.name}"))
 
 
 @st.composite

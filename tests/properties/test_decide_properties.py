@@ -134,7 +134,7 @@ def test_a_longer_queue_never_gives_fewer_replicas(data: st.DataObject, longer: 
     made = data.draw(deployments("a", auto=True).filter(lambda one: any(pod.ready_at for pod in one.made)))
     made = made.targets(queue=made.spec.scaling.targets.queued_requests, tokens=100)
     memory = data.draw(memories(made).filter(lambda one: one.load.measured.running_requests is not None))
-    history = {made.key: memory._replace(last_decided_at=NOW)}
+    history = {made.key: replace(memory, last_decided_at=NOW)}
     number = data.draw(st.sampled_from([n for n, pod in enumerate(made.made) if pod.ready_at]))
     pod = made.made[number]
     more = pod.queue((pod.values["queued"] or 0) + longer) if pod.values["queued"] is not None else pod
@@ -160,7 +160,7 @@ def test_decide_apply_decide_is_empty(world: World) -> None:
     made, gpus, history = world
     made = [_settled(one) for one in made]
     history = {
-        key: memory._replace(load=memory.load._replace(tokens_per_request=200.0)) for key, memory in history.items()
+        key: replace(memory, load=replace(memory.load, tokens_per_request=200.0)) for key, memory in history.items()
     }
     first = decide_on(made, gpus, history)
     second = decide_on(apply(made, first), gpus, first.history)

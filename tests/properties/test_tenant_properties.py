@@ -113,7 +113,7 @@ def world(random: Random, *, sizes: tuple[int, ...] = (1, 2, 4, 8), plain: bool 
 
 def _one_pool(made: World) -> World:
     """Return the same without tenants."""
-    asks = [ask._replace(tenant="") for ask in made.asks]
+    asks = [replace(ask, tenant="") for ask in made.asks]
     return World(asks, made.nodes, (), tuple(replace(one, tenant="") for one in made.leaving))
 
 
@@ -328,7 +328,8 @@ def _applied(made: World, shared: Allocation) -> World:
             if ask.tenant:
                 used[ask.tenant] -= ask.gpus
     asks = [
-        ask._replace(
+        replace(
+            ask,
             held=len(kept[ask.key]),
             assured=shared.granted[ask.key],
             replicas=tuple(sorted(kept[ask.key], key=lambda r: (r.ready, r.in_flight, r.pod))),
@@ -368,7 +369,7 @@ def test_noise_does_not_thrash() -> None:
     settled = {ask.key: ask.held for ask in made.asks}
     assert settled == {Key("a", "m"): 9, Key("b", "m"): 14, Key("c", "m"): 9}
     for _ in range(1_000):
-        asks = [ask._replace(asked=max(0, settled[ask.key] + random.choice((0, 1, 2)))) for ask in made.asks]
+        asks = [replace(ask, asked=max(0, settled[ask.key] + random.choice((0, 1, 2)))) for ask in made.asks]
         made = made._replace(asks=asks)
         shared = made.share()
         assert not shared.reclaims

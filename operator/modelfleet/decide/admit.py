@@ -2,14 +2,15 @@
 
 from collections.abc import Iterable, Mapping
 from math import ceil
-from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
 from modelfleet.decide.snapshot import Allowance, Missing, Tokens
+from modelfleet.decide.value import value
 
 
-class Admission(NamedTuple):
+@value
+class Admission:
     """What the tightest allowance left of a load, in tokens per second as that allowance counts them.
 
     Attributes:
@@ -25,7 +26,8 @@ class Admission(NamedTuple):
     admitted_output: float
 
 
-class Uncounted(NamedTuple):
+@value
+class Uncounted:
     """An allowance counts tokens of a load that are unknown: no replica is added.
 
     Attributes:
@@ -37,7 +39,8 @@ class Uncounted(NamedTuple):
     why: str
 
 
-class Load(NamedTuple):
+@value
+class Load:
     """What one deployment of a tenant is asked for.
 
     Attributes:

@@ -5,12 +5,12 @@ asked for whatever is free (its pods wait in Pending, where people and cluster a
 only when they fit.
 """
 
-from typing import NamedTuple
-
 from modelfleet.api.meta import Key
+from modelfleet.decide.value import value
 
 
-class Replica(NamedTuple):
+@value
+class Replica:
     """A replica that holds GPUs.
 
     Attributes:
@@ -25,7 +25,8 @@ class Replica(NamedTuple):
     in_flight: float = 0.0
 
 
-class Ask(NamedTuple):
+@value
+class Ask:
     """What one deployment asks of one accelerator class.
 
     Attributes:

@@ -2,16 +2,17 @@
 
 from datetime import UTC, datetime, timedelta
 from math import inf
-from typing import NamedTuple
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.modeldeployment import Mode, Scaling, Schedule
+from modelfleet.decide.value import value
 
 
-class InForce(NamedTuple):
+@value
+class InForce:
     """Bounds and mode of one deployment from a moment on, until any of them may change.
 
     Attributes:

@@ -6,30 +6,32 @@ the GPU and the mix of requests. The room shows once saturation is no accident o
 only once it has lasted as long as the window over which it is taken. Until then the runtime's prior stands in.
 """
 
+from dataclasses import replace
 from enum import StrEnum
 from math import ceil
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.decide.demand import Demand, saturated
 from modelfleet.decide.history import Measured
 from modelfleet.decide.snapshot import Pod
+from modelfleet.decide.value import value
 
-TARGET_UTILIZATION = 0.8
+TARGET_UTILIZATION: Final = 0.8
 """Share of the sustained throughput to plan for; above it queues form at any burst (M/M/c, c small)."""
-MIN_SATURATED_SECONDS = 3.0
+MIN_SATURATED_SECONDS: Final = 3.0
 """Engines show an arrival as waiting until their next step: one such sample is no full batch, and a room of
 two learned from it would call for ten replicas where one serves twenty."""
-MIN_MEASURED_SECONDS = 3.0
+MIN_MEASURED_SECONDS: Final = 3.0
 """Throughput measured for less than this is a burst's edge."""
-SETTLED_SECONDS = 10.0
+SETTLED_SECONDS: Final = 10.0
 """A pod younger than this still fills its batch: what it does is not what it can."""
-AVERAGING_SECONDS = 30.0
+AVERAGING_SECONDS: Final = 30.0
 """Time constant of the moving average over saturated intervals."""
-START_PRIOR_SECONDS = 120.0
+START_PRIOR_SECONDS: Final = 120.0
 """Start time before one was measured: an 8B model from a warm cache takes 65 to 130 s."""
-MIN_START_SECONDS = 1.0
+MIN_START_SECONDS: Final = 1.0
 """The API server's times are whole seconds: a pod that is created and ready in the same one took some part of it."""
-START_SAMPLES = 20
+START_SAMPLES: Final = 20
 """Starts remembered; P90 of 20 is the third longest."""
 
 
@@ -42,7 +44,8 @@ class CapacitySource(StrEnum):
     UNKNOWN = "unknown"
 
 
-class Capacity(NamedTuple):
+@value
+class Capacity:
     """What one replica should carry and how long a new one takes.
 
     Attributes:
@@ -100,28 +103,21 @@ def measure(
     """
     waiting = demand.complete and demand.queued_requests.value >= demand.ready
     if not (waiting and saturated(pods) and settled(pods, now=now, seconds=SETTLED_SECONDS)):
-        return measured if measured.saturated_since is None else measured._replace(saturated_since=None)
+        return measured if measured.saturated_since is None else replace(measured, saturated_since=None)
     since = now if measured.saturated_since is None else measured.saturated_since
     if now - since < MIN_SATURATED_SECONDS:
-        return measured._replace(saturated_since=since)
-    seen = measured._replace(
-        saturated_since=since,
-        running_requests=_blend(
-            measured.running_requests,
-            demand.running_requests.value / demand.ready,
-            elapsed_seconds / AVERAGING_SECONDS,
-        ),
+        return replace(measured, saturated_since=since)
+    running = _blend(
+        measured.running_requests, demand.running_requests.value / demand.ready, elapsed_seconds / AVERAGING_SECONDS
     )
+    tokens, measured_seconds = measured.tokens_per_second, measured.measured_seconds
     per_replica = demand.output_tokens_per_second.value / demand.ready
-    if now - since < rate_window_seconds or per_replica <= 0:
-        return seen
-    # The first intervals weigh by their share of what was seen, later ones by the time constant.
-    measured_seconds = measured.measured_seconds + elapsed_seconds
-    weight = elapsed_seconds / min(measured_seconds, AVERAGING_SECONDS) if measured_seconds > 0 else 1.0
-    return seen._replace(
-        tokens_per_second=_blend(measured.tokens_per_second, per_replica, weight),
-        measured_seconds=measured_seconds,
-    )
+    if now - since >= rate_window_seconds and per_replica > 0:
+        # The first intervals weigh by their share of what was seen, later ones by the time constant.
+        measured_seconds += elapsed_seconds
+        weight = elapsed_seconds / min(measured_seconds, AVERAGING_SECONDS) if measured_seconds > 0 else 1.0
+        tokens = _blend(tokens, per_replica, weight)
+    return Measured(tokens, running, measured_seconds, since)
 
 
 def settled(pods: tuple[Pod, ...], *, now: float, seconds: float) -> bool:

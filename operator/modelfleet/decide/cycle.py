@@ -7,7 +7,7 @@ the decision when somebody has to be told (explain.py).
 
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
@@ -40,17 +40,22 @@ from modelfleet.decide.plan import Decision, Facts, Plan, Scale, Step, StepName
 from modelfleet.decide.replicas import MOST_REPLICAS, need, replicas
 from modelfleet.decide.shares import Allocation, Leaving, Reclaim, share_out
 from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot, Tenant
+from modelfleet.decide.value import value
 
 # Looked up once: a member of an enumeration takes as long as three look-ups in a dictionary.
-_NONE = Limit.NONE
-_REPLICAS, _STABILIZE, _BOUNDS = StepName.REPLICAS, StepName.STABILIZE, StepName.BOUNDS
-_ADMIT, _ALLOCATE, _MODE = StepName.ADMIT, StepName.ALLOCATE, StepName.MODE
+_NONE: Final = Limit.NONE
+_REPLICAS: Final = StepName.REPLICAS
+_STABILIZE: Final = StepName.STABILIZE
+_BOUNDS: Final = StepName.BOUNDS
+_ADMIT: Final = StepName.ADMIT
+_ALLOCATE: Final = StepName.ALLOCATE
+_MODE: Final = StepName.MODE
 
-HOLD_OFF_SECONDS = 60.0
+HOLD_OFF_SECONDS: Final = 60.0
 """After what it had borrowed has drained, a tenant borrows nothing of that class for so long: a lender whose load comes
 and goes costs its borrowers one drain a minute at most. What gave a place to a higher priority does not grow for as
 long, nor before its pods are gone: it would take the place that it gives."""
-ASSUMED = Missing("its demand is given, not seen", fault=False)
+ASSUMED: Final = Missing("its demand is given, not seen", fault=False)
 
 
 def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
@@ -79,7 +84,8 @@ def decide(snapshot: Snapshot, history: Mapping[Key, Memory]) -> Plan:
     )
 
 
-class _Draft(NamedTuple):
+@value
+class _Draft:
     """A deployment's decision before GPUs are granted.
 
     Attributes:
@@ -113,7 +119,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
     spec = observed.spec
     limits = in_force(spec.scaling, now, memory.in_force) if spec is not None else None
     if limits is not memory.in_force:
-        memory = memory._replace(in_force=limits)
+        memory = replace(memory, in_force=limits)
     current = _current(observed, memory, limits)
     if spec is None or limits is None or observed.fault is not None:
         why = observed.fault.message if observed.fault else "the spec was not read yet"
@@ -165,8 +171,8 @@ def _hold(
         keep_highest=True,
     )
     steps = (Step(_REPLICAS, current, Limit.METRICS), Step(_STABILIZE, current))
-    load = memory.load._replace(queue=(), measured=memory.load.measured._replace(saturated_since=None))
-    return load, memory.windows._replace(highest=highest), current, steps
+    load = replace(memory.load, queue=(), measured=replace(memory.load.measured, saturated_since=None))
+    return load, replace(memory.windows, highest=highest), current, steps
 
 
 def _recommend(
@@ -318,7 +324,7 @@ def _go_one_way(draft: _Draft) -> _Draft:
     count, limit = one_way(draft.asked, draft.current, draft.in_force.mode)
     if not limit:
         return draft
-    return draft._replace(asked=count, steps=(*draft.steps, Step(_MODE, count, limit)))
+    return replace(draft, asked=count, steps=(*draft.steps, Step(_MODE, count, limit)))
 
 
 def _admit_to_tenants(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> list[_Draft]:
@@ -377,7 +383,7 @@ def _admit_less(draft: _Draft, admission: Admission | Uncounted | None) -> _Draf
     if draft.admission is not None and not cap:
         return draft
     step = Step(StepName.ADMIT, admitted, cap or draft.steps[-1].limited_by)
-    return draft._replace(asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
+    return replace(draft, asked=admitted, steps=(*draft.steps[:-1], step), admission=admission)
 
 
 def _grant(drafts: list[_Draft], snapshot: Snapshot, tenants: Mapping[str, Tenant]) -> Allocation:
@@ -488,7 +494,8 @@ def _tenant_of(draft: _Draft, tenants: Mapping[str, Tenant]) -> str:
 def _as_it_stays(ask: Ask, draft: _Draft) -> Ask:
     """Ask for what exists. A team's mode keeps it from its own priorities, and not what is borrowed; what another
     autoscaler scales would be put back."""
-    return ask._replace(
+    return replace(
+        ask,
         assured=draft.current,
         asked=draft.current,
         min_replicas=ask.held,
@@ -639,17 +646,25 @@ def _close(
         and any(pod.terminating and pod.node for pod in observed.pods)
     ):
         # Until it drained nobody has it, and who gave it would be the first to borrow it again.
-        memory = memory._replace(gave_back_at=now)
+        memory = replace(memory, gave_back_at=now)
     change = desired - current
-    memory = memory._replace(
-        windows=draft.windows,
-        load=draft.load,
+    memory = Memory(
+        uid=memory.uid,
+        since=memory.since,
         desired=desired,
-        last_decided_at=now,
-        last_scaled_at=now if change else memory.last_scaled_at,
+        windows=draft.windows,
         scale_events=damping.remember_events(memory.scale_events, change, behavior=draft.spec.scaling.behavior, now=now)
         if draft.spec is not None
         else memory.scale_events,
+        load=draft.load,
+        start_seconds=memory.start_seconds,
+        ready_pods=memory.ready_pods,
+        last_decided_at=now,
+        last_scaled_at=now if change else memory.last_scaled_at,
+        leaving=memory.leaving,
+        gave_back_at=memory.gave_back_at,
+        yielded_at=memory.yielded_at,
+        in_force=memory.in_force,
     )
     child = observed.child
     if child is None or hands_off or child.replicas == desired:
@@ -757,7 +772,8 @@ def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
     )
     # A pod that is gone may go from the set; one that lost readiness stays, for its start is counted.
     alive = memory.ready_pods & {pod.uid for pod in pods}
-    return memory._replace(
+    return replace(
+        memory,
         start_seconds=(*memory.start_seconds, *(seconds for _, _, seconds in new))[-START_SAMPLES:],
         ready_pods=alive.union(ready),
     )
@@ -766,7 +782,8 @@ def _note_starts(memory: Memory, pods: tuple[Pod, ...]) -> Memory:
 def _note_leaving(memory: Memory, observed: Observed, reclaims: tuple[Reclaim, ...], now: float) -> Memory:
     alive = {pod.name for pod in observed.pods if not pod.terminating}
     told = [pod for reclaim in reclaims for pod in reclaim.pods]
-    return memory._replace(
+    return replace(
+        memory,
         leaving=tuple(name for name in dict.fromkeys((*memory.leaving, *told)) if name in alive),
         gave_back_at=now if any(each.taker != each.tenant for each in reclaims) else memory.gave_back_at,
         yielded_at=now if any(each.preemptor for each in reclaims) else memory.yielded_at,

@@ -1,15 +1,17 @@
 """Step 1, demand: the signals of the ready pods become one load. Unknown is not zero."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.decide.snapshot import Missing, Pod, Reading, Signal
+from modelfleet.decide.value import value
 
-FIRST_SIGNALS_SECONDS = 10.0
+FIRST_SIGNALS_SECONDS: Final = 10.0
 """A rate needs two samples: a pod ready for less than this need not have one, and that is no fault."""
 
 
-class Total(NamedTuple):
+@value
+class Total:
     """One signal added up over the ready pods that have it.
 
     Attributes:
@@ -26,7 +28,8 @@ class Total(NamedTuple):
     missing: str
 
 
-class Demand(NamedTuple):
+@value
+class Demand:
     """The load on one deployment now.
 
     Attributes:

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from math import isfinite
-from typing import Literal
+from typing import Final, Literal
 
 from modelfleet.api.conditions import Condition, ConditionType, Limit, Reason
 from modelfleet.api.meta import DEPLOYMENT_LABEL
@@ -32,15 +32,15 @@ from modelfleet.decide.shares import Reclaim
 from modelfleet.decide.snapshot import Missing, Observed, Tokens
 
 Truth = Literal["True", "False", "Unknown"]
-MOST = 2**31 - 1
+MOST: Final = 2**31 - 1
 """What a Count holds; an engine may report anything."""
-RECENT = 20
+RECENT: Final = 20
 """Changes that a status remembers: about 3 KB."""
-DEMAND_SIGNAL = "demandTokensPerSecond"
+DEMAND_SIGNAL: Final = "demandTokensPerSecond"
 """Generated tokens per second that the replicas are sized for; allowances are shared by it."""
-MIX_SIGNAL = "inputTokensPerOutputToken"
-TARGET_SIGNAL = "targetOutputTokensPerSecondPerReplica"
-REPORTED_LIMITS = frozenset(
+MIX_SIGNAL: Final = "inputTokensPerOutputToken"
+TARGET_SIGNAL: Final = "targetOutputTokensPerSecondPerReplica"
+REPORTED_LIMITS: Final = frozenset(
     {
         Limit.MIN_REPLICAS,
         Limit.MAX_REPLICAS,
@@ -59,7 +59,7 @@ REPORTED_LIMITS = frozenset(
 """Limits that ScalingLimited names, as HPA's does; windows and modes are no limits but choices."""
 
 
-LIMIT_FIELDS = {
+LIMIT_FIELDS: Final = {
     Limit.MIN_REPLICAS: "spec.scaling.minReplicas",
     Limit.MAX_REPLICAS: "spec.scaling.maxReplicas",
     Limit.SCHEDULE: "spec.scaling.schedules",
@@ -134,7 +134,7 @@ def judge(observed: Observed, decision: Decision) -> tuple[Verdict, ...]:
     return verdicts
 
 
-_PERMANENT = frozenset(
+_PERMANENT: Final = frozenset(
     {
         Reason.INVALID_SPEC,
         Reason.RUNTIME_NOT_FOUND,
@@ -617,7 +617,7 @@ def _scaling(observed: Observed, decision: Decision) -> Verdict:
     return Verdict(ConditionType.SCALING, "True", Reason.ABLE_TO_SCALE, "the load is known and replicas follow it")
 
 
-_ONE_WAY = {
+_ONE_WAY: Final = {
     Mode.PAUSED_SCALE_IN: (Reason.PAUSED_SCALE_IN, "replicas may be added, none removed"),
     Mode.PAUSED_SCALE_OUT: (Reason.PAUSED_SCALE_OUT, "replicas may be removed, none added"),
 }
@@ -806,7 +806,7 @@ def _pace(facts: Facts) -> tuple[SignalStatus, ...]:
     )
 
 
-_SOURCES = {
+_SOURCES: Final = {
     CapacitySource.SPEC: "spec",
     CapacitySource.MEASURED: "measured",
     CapacitySource.PRIOR: "runtime prior",

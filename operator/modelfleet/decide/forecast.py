@@ -5,25 +5,27 @@ growth of the queue; what already waits must be served besides. Both are put int
 per second, so that one number says what is needed.
 """
 
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.history import QueueSample, TokenMix
 from modelfleet.decide.snapshot import Missing
+from modelfleet.decide.value import value
 
-GROWTH_WINDOW_SECONDS = 10.0
+GROWTH_WINDOW_SECONDS: Final = 10.0
 """Span over which queue growth is taken: long enough to see through one batch's admission."""
-MIN_GROWTH_SPAN_SECONDS = 3.0
+MIN_GROWTH_SPAN_SECONDS: Final = 3.0
 """Two samples closer than this say more about one arrival than about a trend."""
 
-MAX_TOKENS_PER_REQUEST = 131_072.0
+MAX_TOKENS_PER_REQUEST: Final = 131_072.0
 """The longest context in common use. A larger ratio is a burst's edge, or an engine that does not tell the truth."""
 
-MIX_SECONDS = 300.0
+MIX_SECONDS: Final = 300.0
 """Prompts come in one piece and their answers over many seconds: a mean over minutes sees both of a request."""
 
 
-class Load(NamedTuple):
+@value
+class Load:
     """Generated tokens per second that the replicas must sustain.
 
     Attributes:
@@ -79,11 +81,11 @@ def growth_per_second(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> 
         since: Earlier samples do not count: what is added to a rate must be of the same time, or what was waiting
             a moment ago and is served now counts twice.
     """
-    for at, queued_requests in queue:
-        if at >= since:
+    for first in queue:
+        if first.at >= since:
             last = queue[-1]
-            span = last.at - at
-            return (last.queued_requests - queued_requests) / span if span >= MIN_GROWTH_SPAN_SECONDS else 0.0
+            span = last.at - first.at
+            return (last.queued_requests - first.queued_requests) / span if span >= MIN_GROWTH_SPAN_SECONDS else 0.0
     return 0.0
 
 

@@ -1,34 +1,37 @@
 """What one decision leaves for the next, as frozen values."""
 
-from typing import NamedTuple
-
 from modelfleet.decide.bounds import InForce
 from modelfleet.decide.lookback import NO_PAST, Lookback
 from modelfleet.decide.pace import NO_PACE, Pace
+from modelfleet.decide.value import value
 
 
-class Recommendation(NamedTuple):
+@value
+class Recommendation:
     """What the load called for at one moment."""
 
     at: float
     replicas: int
 
 
-class ScaleEvent(NamedTuple):
+@value
+class ScaleEvent:
     """A change of the replica count that was asked for."""
 
     at: float
     change: int
 
 
-class QueueSample(NamedTuple):
+@value
+class QueueSample:
     """Waiting requests of the whole deployment at one moment."""
 
     at: float
     queued_requests: float
 
 
-class Measured(NamedTuple):
+@value
+class Measured:
     """The running measurement of one saturated replica.
 
     Attributes:
@@ -45,14 +48,16 @@ class Measured(NamedTuple):
     saturated_since: float | None = None
 
 
-class TokenMix(NamedTuple):
+@value
+class TokenMix:
     """Prompt and generated tokens of the last minutes, for how many come with one another."""
 
     input: float = 0.0
     output: float = 0.0
 
 
-class LoadMemory(NamedTuple):
+@value
+class LoadMemory:
     """What was learned from the load of one ModelDeployment.
 
     Attributes:
@@ -72,7 +77,8 @@ class LoadMemory(NamedTuple):
     token_mix: TokenMix = TokenMix()
 
 
-class Windows(NamedTuple):
+@value
+class Windows:
     """The stabilization windows.
 
     Attributes:
@@ -84,7 +90,8 @@ class Windows(NamedTuple):
     lowest: tuple[Recommendation, ...] = ()
 
 
-class Memory(NamedTuple):
+@value
+class Memory:
     """What one ModelDeployment's next decision needs of its earlier ones.
 
     Attributes:

@@ -14,28 +14,31 @@ Source: the Hill equation; fitted to constant fleets under eleven loads on three
 
 from bisect import bisect_left
 from math import log
-from typing import NamedTuple
+from typing import Final
 
-STEEPNESS = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 22.0, 32.0)
+from modelfleet.decide.value import value
+
+STEEPNESS: Final[tuple[float, ...]] = (2.0, 3.0, 4.5, 7.0, 10.0, 15.0, 22.0, 32.0)
 """From bursts of seconds (code completion: 2 to 4) over Poisson arrivals of long requests (7 to 10) to many short
 ones (20 and more)."""
-HALF_LATE_SHARE = 1.03
+HALF_LATE_SHARE: Final = 1.03
 """A bit over full: what waits for seconds is within usual limits of the first token."""
-_HALF_LATE_PERCENT = round(100.0 * HALF_LATE_SHARE)
-PRIOR_STEEPNESS = 22.0
+_HALF_LATE_PERCENT: Final = round(100.0 * HALF_LATE_SHARE)
+PRIOR_STEEPNESS: Final = 22.0
 """Many even requests. What is hoped for is tried, and refuted by late tokens within minutes; what is feared is never
 tried, for half empty replicas look alike under all steep curves."""
-PRIOR_LOSS = 5.0
+PRIOR_LOSS: Final = 5.0
 """Weight of the prior: a curve e times steeper or flatter begins with this much."""
-SAMPLES = 20.0
+SAMPLES: Final = 20.0
 """A bucket counts as so many requests, however many came: those of one bucket are late together."""
-SURPRISE = 0.005
+SURPRISE: Final = 0.005
 """No curve is believed beyond this: a scrape that failed or a node that stuttered makes requests late at any load."""
-CLEARLY = 1.0
+CLEARLY: Final = 1.0
 """Another curve is believed when the present one foretold the past worse by this much: a factor of e."""
 
 
-class Lateness(NamedTuple):
+@value
+class Lateness:
     """What is known of one deployment.
 
     Attributes:
@@ -75,7 +78,7 @@ class Lateness(NamedTuple):
         return _LATE_IN_RANGE[self.believed]
 
 
-PRIOR = Lateness.expected(PRIOR_STEEPNESS)
+PRIOR: Final = Lateness.expected(PRIOR_STEEPNESS)
 """Before anything was late."""
 
 
@@ -96,15 +99,34 @@ def _losses(share: float, steepness: float) -> tuple[float, float]:
     return -SAMPLES * log(late), -SAMPLES * log(1.0 - late)
 
 
-_LOSSES = tuple([tuple([_losses(percent / 100, k) for k in STEEPNESS]) for percent in range(_HALF_LATE_PERCENT + 1)])
+_LOSSES: Final = tuple(
+    [tuple([_losses(percent / 100, k) for k in STEEPNESS]) for percent in range(_HALF_LATE_PERCENT + 1)]
+)
 
-SHARES = (0.2, 0.35, 0.5, 0.6, 0.7, 0.75, 0.8, 0.85, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.35, 2.0)
+SHARES: Final[tuple[float, ...]] = (
+    0.2,
+    0.35,
+    0.5,
+    0.6,
+    0.7,
+    0.75,
+    0.8,
+    0.85,
+    0.9,
+    0.95,
+    1.0,
+    1.05,
+    1.1,
+    1.2,
+    1.35,
+    2.0,
+)
 """Where ranges of shares end, for who sums loads up by them: narrow where steep curves rise."""
-LAST_PERCENT = 200
+LAST_PERCENT: Final = 200
 """What is filled further counts as twice of what it carries."""
-RANGE_OF_PERCENT = tuple([bisect_left(SHARES, percent / 100) for percent in range(LAST_PERCENT + 1)])
-_MIDDLES = [(low + high) / 2 for low, high in zip((0.0, *SHARES), SHARES, strict=False)]
-_LATE_IN_RANGE = tuple([tuple([late_share(middle, k) for middle in _MIDDLES]) for k in STEEPNESS])
+RANGE_OF_PERCENT: Final = tuple([bisect_left(SHARES, percent / 100) for percent in range(LAST_PERCENT + 1)])
+_MIDDLES: Final = [(low + high) / 2 for low, high in zip((0.0, *SHARES), SHARES, strict=False)]
+_LATE_IN_RANGE: Final = tuple([tuple([late_share(middle, k) for middle in _MIDDLES]) for k in STEEPNESS])
 
 
 def learn(known: Lateness, *, share: float, late: float, kept: float) -> Lateness:

@@ -10,11 +10,12 @@ is learned too (lateness.py). The cheapest so far decides, and gives way only to
 The price of missed load against replicas is the one knob.
 """
 
+from array import array
 from bisect import bisect_left
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import ceil, inf
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.decide.lateness import (
     HALF_LATE_SHARE,
@@ -25,39 +26,40 @@ from modelfleet.decide.lateness import (
     Lateness,
     learn,
 )
+from modelfleet.decide.value import value
 
-BUCKET_SECONDS = 10.0
+BUCKET_SECONDS: Final = 10.0
 """A queue of a few seconds is within usual limits of the first token; what is shorter needs no replica."""
-MARGINS = (0.6, 0.8, 1.0, 1.25, 1.5, 1.9)
+MARGINS: Final[tuple[float, ...]] = (0.6, 0.8, 1.0, 1.25, 1.5, 1.9)
 """Replicas for one replica's worth of forecast load. Below 1 a peak is not worth meeting in full."""
-HALF_LIFE_SECONDS = 4 * 3600.0
+HALF_LIFE_SECONDS: Final = 4 * 3600.0
 """By then what a forecast cost counts half."""
-KEPT = 0.5 ** (BUCKET_SECONDS / HALF_LIFE_SECONDS)
-FADES_EVERY_BUCKETS = 30
+KEPT: Final = 0.5 ** (BUCKET_SECONDS / HALF_LIFE_SECONDS)
+FADES_EVERY_BUCKETS: Final = 30
 """Costs fade in steps of five minutes."""
-LEAST_BUCKETS = 6
+LEAST_BUCKETS: Final = 6
 """Before a minute has been seen the present load decides alone."""
-BIRTH_STARTS = 3
+BIRTH_STARTS: Final = 3
 """For so many starts nothing is charged: whoever is born into a load misses it until the first replicas are there, and
 what would have met it, twice of everything, would be held for hours."""
-TOLD_SECONDS = 60.0
+TOLD_SECONDS: Final = 60.0
 """Lateness is learned while all replicas have served for so long: before, what waited for them makes requests late."""
-CAUGHT_UP = 0.05
+CAUGHT_UP: Final = 0.05
 """And after that once a bucket has had no more than this part of its tokens late: then nothing waits any more..."""
-MOST_CATCHING_UP = 30
+MOST_CATCHING_UP: Final = 30
 """...or after so many buckets: a load may be too much for what is there."""
-SURE = 0.05
+SURE: Final = 0.05
 """A forecast takes over when it was cheaper by this share..."""
-SURE_REPLICA_SECONDS = 200.0
+SURE_REPLICA_SECONDS: Final = 200.0
 """...and by this much besides: a few buckets prove nothing."""
-START_SHARE = 0.5
+START_SHARE: Final = 0.5
 """Part of a start's replica-seconds that each replica added costs a forecast beyond the time it is held: a start
 loads other things than its GPUs, and what goes up and down is hard to live with."""
-ROUNDING = 0.1
+ROUNDING: Final = 0.1
 """A tenth of a replica over is no replica more."""
-LONGEST_BUCKETS = 8_640
+LONGEST_BUCKETS: Final = 8_640
 """A day."""
-PEAK_RESOLUTION = 0.01
+PEAK_RESOLUTION: Final = 0.01
 """A load that falls from peak to trough for half a day has a peak a bucket: only those are kept that differ by this
 share, and the higher one stands for those between."""
 
@@ -81,7 +83,7 @@ class Forecast:
         return f"{self.averaged_buckets * BUCKET_SECONDS:.0f}s-peak-{peak}"
 
 
-FORECASTS = (
+FORECASTS: Final = (
     Forecast(1, 1),
     Forecast(1, None),
     Forecast(3, 1),
@@ -91,10 +93,10 @@ FORECASTS = (
     Forecast(6, 1),
     Forecast(6, 3),
 )
-AVERAGES = tuple(sorted({forecast.averaged_buckets for forecast in FORECASTS}))
-LONGEST_AVERAGE = AVERAGES[-1]
-PEAKS = frozenset(forecast.peak_starts for forecast in FORECASTS)
-LONGEST_PEAK = {
+AVERAGES: Final = tuple(sorted({forecast.averaged_buckets for forecast in FORECASTS}))
+LONGEST_AVERAGE: Final = AVERAGES[-1]
+PEAKS: Final = frozenset(forecast.peak_starts for forecast in FORECASTS)
+LONGEST_PEAK: Final = {
     length: max(
         [forecast.peak_starts for forecast in FORECASTS if forecast.averaged_buckets == length],
         key=lambda starts: inf if starts is None else starts,
@@ -102,18 +104,19 @@ LONGEST_PEAK = {
     for length in AVERAGES
 }
 """For each average, how far back the forecasts that take its peak look at most."""
-FIRST_CHOICE = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
+FIRST_CHOICE: Final[tuple[int, int]] = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
 """What decides until another is known to be cheaper: follow the last half minute, with the largest margin: what grows
 from nothing has no past that could warn of it."""
 
 _bucket = itemgetter(0)
 Window = tuple[tuple[int, float], ...]
 """Bucket numbers and values, oldest first, of which none is dominated by a later one."""
-Held = tuple[float, ...]
-Met = tuple[tuple[float, ...], ...]
+RANGES: Final = len(SHARES)
+CANDIDATES: Final = len(FORECASTS) * len(MARGINS)
 
 
-class Track(NamedTuple):
+@value
+class Track:
     """One forecast over time.
 
     Attributes:
@@ -121,40 +124,58 @@ class Track(NamedTuple):
         value: Load in replicas that it forecast when the last bucket closed.
         asked: For each margin, the replicas it asked for then.
         added: How many more than when the bucket before closed.
-        held: For each margin, the replica-seconds that it held and added so far.
-        met: For each margin, the replica-seconds of load that found replicas filled to each range of SHARES. Which part
-            of it was late is a matter of what is believed of lateness, now.
     """
 
     trough: Window = ()
     value: float = 0.0
     asked: tuple[int, ...] = ()
     added: tuple[int, ...] = ()
-    held: Held = (0.0,) * len(MARGINS)
-    met: Met = ((0.0,) * len(SHARES),) * len(MARGINS)
 
-    def costs(self, lateness: Lateness, latency_weight: float) -> list[float]:
-        """Return for each margin what it cost so far, in replica-seconds, by what is believed of lateness."""
-        late = lateness.late_in_range
-        # As many as MARGINS, and strict=True keeps mypyc from making this a loop.
-        return [held + latency_weight * _missed(met, late) for held, met in zip(self.held, self.met)]  # noqa: B905
 
-    def faded(self, kept: float) -> "Track":
-        """Return it with costs that weigh less."""
-        return self._replace(
-            held=tuple([cost * kept for cost in self.held]),
-            met=tuple([tuple([load * kept for load in loads]) for loads in self.met]),
+@value
+class Costs:
+    """What each forecast has cost so far with each margin, in replica-seconds: those of a forecast in a row.
+
+    Lists and an array because half a hundred sums change at a time; who has them does not write to them.
+
+    Attributes:
+        held: What it held and added.
+        missed: Load that was late, by what is believed of lateness.
+        met: For each range of SHARES, load that found replicas filled so far. What was late of it is to be believed.
+    """
+
+    held: list[float]
+    missed: list[float]
+    met: "array[float]"
+
+    def totals(self, latency_weight: float) -> list[float]:
+        """Return what each cost in all."""
+        # Both have CANDIDATES, and strict=True keeps mypyc from making this a loop.
+        return [held + latency_weight * missed for held, missed in zip(self.held, self.missed)]  # noqa: B905
+
+    def faded(self, kept: float) -> "Costs":
+        """Return them with less weight."""
+        return Costs(
+            [kept * cost for cost in self.held],
+            [kept * cost for cost in self.missed],
+            array("d", [kept * load for load in self.met]),
         )
 
+    def judged(self, lateness: Lateness) -> "Costs":
+        """Return them by another belief."""
+        late, missed = lateness.late_in_range, []
+        for number in range(CANDIDATES):
+            met = self.met[number * RANGES : (number + 1) * RANGES]
+            missed.append(sum([part * load for part, load in zip(late, met, strict=True)]))
+        return Costs(self.held, missed, self.met)
 
-def _missed(loads: tuple[float, ...], late: tuple[float, ...]) -> float:
-    total = 0.0
-    for load, part in zip(loads, late):  # noqa: B905 - both as long as SHARES
-        total += load * part
-    return total
+
+NO_COSTS: Final = Costs([0.0] * CANDIDATES, [0.0] * CANDIDATES, array("d", [0.0] * (CANDIDATES * RANGES)))
+"""Before the first bucket that is charged."""
 
 
-class Moment(NamedTuple):
+@value
+class Moment:
     """What one decision sees.
 
     Attributes:
@@ -172,7 +193,8 @@ class Moment(NamedTuple):
     settled: bool
 
 
-class Bucket(NamedTuple):
+@value
+class Bucket:
     """Sums over the open bucket, each times seconds.
 
     Attributes:
@@ -212,7 +234,8 @@ class Bucket(NamedTuple):
         return self.load_squared / self.load if self.load > 0.0 else 0.0
 
 
-class Lookback(NamedTuple):
+@value
+class Lookback:
     """What is kept of the past.
 
     Attributes:
@@ -223,6 +246,7 @@ class Lookback(NamedTuple):
         recent: Loads of the last closed buckets, oldest first.
         peaks: For each of AVERAGES, the highest such averages of the longest time that a forecast looks back.
         tracks: The forecasts, as FORECASTS.
+        costs: What they cost.
         choice: Numbers of the forecast and of the margin that decide.
         catching_up: Buckets in which what waited for replicas that joined may still make requests late.
     """
@@ -234,6 +258,7 @@ class Lookback(NamedTuple):
     recent: tuple[float, ...] = ()
     peaks: tuple[Window, ...] = ((),) * len(AVERAGES)
     tracks: tuple[Track, ...] = (Track(),) * len(FORECASTS)
+    costs: Costs = NO_COSTS
     choice: tuple[int, int] = FIRST_CHOICE
     catching_up: int = 0
 
@@ -268,7 +293,7 @@ class Lookback(NamedTuple):
         return MARGINS[self.choice[1]]
 
 
-NO_PAST = Lookback()
+NO_PAST: Final = Lookback()
 """Before the first load."""
 
 
@@ -294,7 +319,7 @@ def look_back(
         min_replicas: Replicas that are there anyhow, at least 1.
     """
     if lookback.began_at is None:
-        return lookback._replace(began_at=now)
+        return replace(lookback, began_at=now)
     bucket = lookback.open.with_moment(moment, min(elapsed_seconds, BUCKET_SECONDS))
     if now - lookback.began_at < BUCKET_SECONDS or bucket.seconds <= 0.0:
         return Lookback(
@@ -305,6 +330,7 @@ def look_back(
             lookback.recent,
             lookback.peaks,
             lookback.tracks,
+            lookback.costs,
             lookback.choice,
             lookback.catching_up,
         )
@@ -327,6 +353,13 @@ def look_back(
         length: _slide_peaks(peak, number, _average(recent, length), since=since[LONGEST_PEAK[length]])
         for length, peak in zip(AVERAGES, lookback.peaks, strict=True)
     }
+    costs = lookback.costs
+    if lateness.believed != lookback.lateness.believed:
+        costs = costs.judged(lateness)
+    if born:
+        costs = _charge(costs, lookback.tracks, seen, met, start_buckets, min_replicas, lateness)
+    if number % FADES_EVERY_BUCKETS == 0:
+        costs = costs.faded(KEPT**FADES_EVERY_BUCKETS)
     tracks = tuple(
         [
             _follow(
@@ -335,17 +368,10 @@ def look_back(
                 number,
                 start_buckets,
                 min_replicas,
-                *(
-                    _charge(track, seen, met, start_buckets, min_replicas)
-                    if born and track.asked
-                    else (track.held, track.met)
-                ),
             )
             for forecast, track in zip(FORECASTS, lookback.tracks, strict=True)
         ]
     )
-    if number % FADES_EVERY_BUCKETS == 0:
-        tracks = tuple([track.faded(KEPT**FADES_EVERY_BUCKETS) for track in tracks])
     return Lookback(
         began_at=now,
         lateness=lateness,
@@ -353,48 +379,53 @@ def look_back(
         recent=recent,
         peaks=tuple(peaks.values()),
         tracks=tracks,
-        choice=_choose(tracks, lookback.choice, lateness, latency_weight),
+        costs=costs,
+        choice=_choose(costs, lookback.choice, latency_weight),
         catching_up=catching_up,
     )
 
 
-NOTHING_ADDED = (0,) * len(MARGINS)
+NOTHING_ADDED: Final = (0,) * len(MARGINS)
 
 
-def _charge(track: Track, seen: float, met: float, start_buckets: int, least: int) -> tuple[Held, Met]:
-    """Let a forecast pay for the bucket that closed: what it asked for, what it added, and what it left unserved."""
-    start = START_SHARE * start_buckets * BUCKET_SECONDS
-    # What was asked for in each of the buckets of a start serves in this one.
-    lowest = track.trough[0][1]
-    serving = track.asked if lowest == track.value else _asked(lowest, least)
-    load, percent = seen * BUCKET_SECONDS, 100.0 * met
-    # All are as long as MARGINS, and strict=True keeps mypyc from making these loops.
-    held = tuple(
-        [
-            cost + asked * BUCKET_SECONDS + added * start
-            for cost, asked, added in zip(track.held, track.asked, track.added)  # noqa: B905
-        ]
-    )
-    filled = [int(percent / serves) for serves in serving]
-    return held, tuple([_add(loads, share, load) for loads, share in zip(track.met, filled)])  # noqa: B905
+def _charge(
+    costs: Costs,
+    tracks: tuple[Track, ...],
+    seen: float,
+    met: float,
+    start_buckets: int,
+    least: int,
+    lateness: Lateness,
+) -> Costs:
+    """Let all pay for the bucket that closed: what they asked for, what they added, and what they left unserved."""
+    held, missed, loads = costs.held[:], costs.missed[:], costs.met[:]
+    late = lateness.late_in_range
+    start, load, number = START_SHARE * start_buckets * BUCKET_SECONDS, seen * BUCKET_SECONDS, 0
+    for track in tracks:
+        # What was asked for in each of the buckets of a start serves in this one.
+        lowest = track.trough[0][1]
+        serving = track.asked if lowest == track.value else _asked(lowest, least)
+        # All are as long as MARGINS, and strict=True keeps mypyc from making this a loop.
+        for asked, added, serves in zip(track.asked, track.added, serving):  # noqa: B905
+            percent = int(100.0 * met / serves)
+            place = RANGE_OF_PERCENT[percent if percent < LAST_PERCENT else LAST_PERCENT]
+            held[number] += asked * BUCKET_SECONDS + added * start
+            missed[number] += late[place] * load
+            loads[number * RANGES + place] += load
+            number += 1
+    return Costs(held, missed, loads)
 
 
-def _add(loads: tuple[float, ...], percent: int, load: float) -> tuple[float, ...]:
-    """Add a load that found replicas filled to so many percent."""
-    place = RANGE_OF_PERCENT[percent if percent < LAST_PERCENT else LAST_PERCENT]
-    return (*loads[:place], loads[place] + load, *loads[place + 1 :])
-
-
-def _follow(track: Track, value: float, number: int, start_buckets: int, least: int, held: Held, met: Met) -> Track:
+def _follow(track: Track, value: float, number: int, start_buckets: int, least: int) -> Track:
     """Bring a forecast up to date with the value that it has now."""
     trough = _slide_trough(track.trough, number, value, since=number - start_buckets + 1)
     if value == track.value and track.asked:
-        return Track(trough, value, track.asked, NOTHING_ADDED, held, met)
+        return Track(trough, value, track.asked, NOTHING_ADDED)
     asked = _asked(value, least)
     if asked == track.asked or not track.asked:
-        return Track(trough, value, asked, NOTHING_ADDED, held, met)
+        return Track(trough, value, asked, NOTHING_ADDED)
     added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
-    return Track(trough, value, asked, added, held, met)
+    return Track(trough, value, asked, added)
 
 
 def _span(peak_starts: int | None, start_buckets: int) -> int:
@@ -412,15 +443,13 @@ def _asked(load: float, least: int) -> tuple[int, ...]:
     return tuple([count if (count := ceil(margin * load - ROUNDING)) > least else least for margin in MARGINS])
 
 
-def _choose(
-    tracks: tuple[Track, ...], choice: tuple[int, int], lateness: Lateness, latency_weight: float
-) -> tuple[int, int]:
+def _choose(costs: Costs, choice: tuple[int, int], latency_weight: float) -> tuple[int, int]:
     """Return the cheapest forecast and margin, or the present ones when it is not clearly cheaper."""
-    costs = [track.costs(lateness, latency_weight) for track in tracks]
-    cheapest, number = min((min(its), number) for number, its in enumerate(costs))
-    if cheapest >= costs[choice[0]][choice[1]] * (1.0 - SURE) - SURE_REPLICA_SECONDS:
+    totals = costs.totals(latency_weight)
+    cheapest = min(totals)
+    if cheapest >= totals[choice[0] * len(MARGINS) + choice[1]] * (1.0 - SURE) - SURE_REPLICA_SECONDS:
         return choice
-    return number, costs[number].index(cheapest)
+    return divmod(totals.index(cheapest), len(MARGINS))
 
 
 def _average(recent: tuple[float, ...], length: int) -> float:

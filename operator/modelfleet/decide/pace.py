@@ -10,42 +10,44 @@ is the load in replicas: exactly 1 where s = T, whatever c is.
 
 from collections.abc import Sequence
 from math import inf
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.decide.demand import should_tell
 from modelfleet.decide.snapshot import Pod, Signal
+from modelfleet.decide.value import value
 
-LEAST_USABLE = 0.2
+LEAST_USABLE: Final = 0.2
 """Share of a replica that may be filled, however close the limit is to its constant: no limit can be met below."""
-MOST_USABLE = 0.95
+MOST_USABLE: Final = 0.95
 """A replica that is busy to the last is late at every burst."""
-LEAST_WITHIN = 10
+LEAST_WITHIN: Final = 10
 """Samples within the limit without which the constant may be anything below it: an overload that begins with the first
 request shows one or two, of replicas that are not idle."""
-PRIOR_USABLE = 0.6
+PRIOR_USABLE: Final = 0.6
 """This much may be filled until then. Published models leave 0.4 to 0.85 of 50 ms (simulate/calibration.py)."""
-FALL = 0.2
+FALL: Final = 0.2
 """Weight of a sample below the least pace: an idler replica than ever was seen."""
-RISE_SECONDS = 86_400.0
+RISE_SECONDS: Final = 86_400.0
 """Time constant by which the least pace follows samples above it: a new model or GPU, not a busy day."""
-IDLE_SEQUENCES = 2.0
+IDLE_SEQUENCES: Final = 2.0
 """With no more than this under way a replica shows the constant itself, prompts aside."""
-LEAST_CONSTANT = 0.5
+LEAST_CONSTANT: Final = 0.5
 """The constant is at least this part of the least pace seen, and is taken for it where nothing tells more: a low one
 makes the load look larger, a high one smaller."""
-FIT_SECONDS = 7200.0
+FIT_SECONDS: Final = 7200.0
 """Samples of the last two hours tell how the pace grows with the batch."""
-LEAST_SAMPLES = 60.0
-LEAST_SPREAD = 0.1
+LEAST_SAMPLES: Final = 60.0
+LEAST_SPREAD: Final = 0.1
 """Batches that differ by less than this share of their mean show no line."""
-LEAST_TOKENS_PER_SECOND = 2.0
+LEAST_TOKENS_PER_SECOND: Final = 2.0
 """Fewer tokens say more about one step than about the pace."""
-REQUESTS_REMEMBERED = 500.0
+REQUESTS_REMEMBERED: Final = 500.0
 """Finished requests over which the work of one is averaged."""
-LEAST_REQUESTS = 3.0
+LEAST_REQUESTS: Final = 3.0
 
 
-class Line(NamedTuple):
+@value
+class Line:
     """Sums over samples, older ones weighing less, for the line of pace over batch.
 
     A second of a busy replica is 1 = c x steps + k x tokens. Divided by the steps it is the line pace = c + k x batch,
@@ -61,12 +63,9 @@ class Line(NamedTuple):
 
     def with_samples(self, telling: Sequence[tuple[float, float]], *, kept: float) -> "Line":
         """Add samples of (tokens/s, seconds between tokens); what was there keeps this part of its weight."""
-        samples, steps, tokens, steps_steps, steps_tokens, tokens_tokens = self
-        steps *= kept
-        tokens *= kept
-        steps_steps *= kept
-        steps_tokens *= kept
-        tokens_tokens *= kept
+        steps, tokens = kept * self.steps, kept * self.tokens
+        steps_steps, steps_tokens = kept * self.steps_steps, kept * self.steps_tokens
+        tokens_tokens = kept * self.tokens_tokens
         for rate, seconds in telling:
             a_second = 1.0 / seconds
             steps += a_second
@@ -74,13 +73,14 @@ class Line(NamedTuple):
             steps_steps += a_second * a_second
             steps_tokens += a_second * rate
             tokens_tokens += rate * rate
-        return Line(samples * kept + len(telling), steps, tokens, steps_steps, steps_tokens, tokens_tokens)
+        return Line(kept * self.samples + len(telling), steps, tokens, steps_steps, steps_tokens, tokens_tokens)
 
     def constant_seconds(self) -> float | None:
         """Return c by least squares, k not below 0; None where samples are few or their batches alike."""
         if self.samples < LEAST_SAMPLES:
             return None
-        _, steps, tokens, steps_steps, steps_tokens, tokens_tokens = self
+        steps, tokens, tokens_tokens = self.steps, self.tokens, self.tokens_tokens
+        steps_steps, steps_tokens = self.steps_steps, self.steps_tokens
         apart = steps_steps * tokens_tokens - steps_tokens * steps_tokens
         if apart <= (LEAST_SPREAD * steps_tokens) ** 2:
             return None
@@ -89,7 +89,8 @@ class Line(NamedTuple):
         return (steps * tokens_tokens - tokens * steps_tokens) / apart
 
 
-class Pace(NamedTuple):
+@value
+class Pace:
     """What is learned about a replica's steps.
 
     Attributes:
@@ -133,11 +134,12 @@ class Pace(NamedTuple):
         return max(0.0, self.busy_seconds - constant_seconds * self.steps) / self.requests
 
 
-NO_PACE = Pace()
+NO_PACE: Final = Pace()
 """Before the first token."""
 
 
-class Samples(NamedTuple):
+@value
+class Samples:
     """What the serving pods that tell it did in the last rate window.
 
     Attributes:
@@ -225,8 +227,8 @@ def learn_pace(
         limit_seconds: Longest time between tokens that is wanted, > 0.
         now: Seconds since the epoch.
     """
-    idle, least, line, busy, steps, requests, running, within, learned_at, _ = pace
-    elapsed_seconds = 0.0 if learned_at is None else max(0.0, now - learned_at)
+    idle, least, line, within = pace.idle_seconds, pace.least_seconds, pace.line, pace.within
+    elapsed_seconds = 0.0 if pace.learned_at is None else max(0.0, now - pace.learned_at)
     telling = samples.telling
     if telling:
         fastest = fastest_idle = inf
@@ -243,15 +245,15 @@ def learn_pace(
         line = line.with_samples(telling, kept=max(0.0, 1.0 - elapsed_seconds / FIT_SECONDS))
     if least is None:
         return pace
-    done = max(0.0, finished_per_second * elapsed_seconds + (running_requests - running) / 2.0)
+    done = max(0.0, finished_per_second * elapsed_seconds + (running_requests - pace.running) / 2.0)
     kept = max(0.0, 1.0 - done / REQUESTS_REMEMBERED)
     return Pace(
         idle,
         least,
         line,
-        busy * kept + samples.busy * elapsed_seconds,
-        steps * kept + samples.steps_per_second * elapsed_seconds,
-        requests * kept + done,
+        pace.busy_seconds * kept + samples.busy * elapsed_seconds,
+        pace.steps * kept + samples.steps_per_second * elapsed_seconds,
+        pace.requests * kept + done,
         running_requests,
         within,
         now,
@@ -275,7 +277,8 @@ def _least(known: float | None, seen: float, elapsed_seconds: float) -> float:
     return known + (FALL if seen < known else min(1.0, elapsed_seconds / RISE_SECONDS)) * (seen - known)
 
 
-class Filled(NamedTuple):
+@value
+class Filled:
     """The load as the time between tokens tells it.
 
     Attributes:

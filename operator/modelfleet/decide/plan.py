@@ -3,7 +3,6 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import NamedTuple
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
@@ -18,6 +17,7 @@ from modelfleet.decide.pace import Filled
 from modelfleet.decide.replicas import Need, Wanted
 from modelfleet.decide.shares import Reclaim, Wait
 from modelfleet.decide.snapshot import Missing
+from modelfleet.decide.value import value
 
 
 class StepName(StrEnum):
@@ -31,7 +31,8 @@ class StepName(StrEnum):
     MODE = "mode"
 
 
-class Step(NamedTuple):
+@value
+class Step:
     """The replica count after one step, and what bound it there."""
 
     name: StepName
@@ -39,7 +40,8 @@ class Step(NamedTuple):
     limited_by: Limit = Limit.NONE
 
 
-class Facts(NamedTuple):
+@value
+class Facts:
     """What the recommendation was computed from.
 
     Attributes:
@@ -68,7 +70,8 @@ class Facts(NamedTuple):
         return self.demand.missing or (self.pace.missing if self.pace else "")
 
 
-class Decision(NamedTuple):
+@value
+class Decision:
     """The outcome for one ModelDeployment, with every fact an explanation needs.
 
     Attributes:

@@ -22,18 +22,19 @@ is ready is the lookback's to say, once it has seen a minute (lookback.py).
 
 from enum import Enum
 from math import ceil, inf
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.decide.capacity import TARGET_UTILIZATION, Capacity, CapacitySource
 from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
 from modelfleet.decide.lookback import ROUNDING
+from modelfleet.decide.value import value
 
-QUEUE_GROWTH_FACTOR = 2
-QUEUE_GROWTH_PODS = 4
-HALF_REPLICA = 0.5
+QUEUE_GROWTH_FACTOR: Final = 2
+QUEUE_GROWTH_PODS: Final = 4
+HALF_REPLICA: Final = 0.5
 """A forecast that asks for one replica less must do so by this much: loads wander, and starts are dear."""
-MOST_REPLICAS = 100_000
+MOST_REPLICAS: Final = 100_000
 """A hundred times the largest maxReplicas. Beyond it an engine's number says nothing, and no status can hold it."""
 
 
@@ -50,7 +51,8 @@ class Measure(Enum):
     PARTIAL = "partial signals"
 
 
-class Wanted(NamedTuple):
+@value
+class Wanted:
     """The raw count and the facts behind it.
 
     Attributes:
@@ -74,7 +76,8 @@ class Wanted(NamedTuple):
     within_tolerance: bool = False
 
 
-class Need(NamedTuple):
+@value
+class Need:
     """What the load of this moment needs, the queue aside, in replicas used to the target.
 
     Attributes:

@@ -15,10 +15,10 @@ Without any Tenant all GPUs are one pool: everything is nominal of the namespace
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from heapq import heapify, heappop, heappush, heapreplace
 from operator import itemgetter
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
@@ -27,13 +27,14 @@ from modelfleet.decide.places import Places
 from modelfleet.decide.preempt import LowerPriorities, Preempted
 from modelfleet.decide.reclaim import Account, Borrowed, Victim
 from modelfleet.decide.snapshot import Node, Quota, Tenant
+from modelfleet.decide.value import value
 
-UNLIMITED = 1 << 60
-CLOSED = Quota(0, 0, 0)
+UNLIMITED: Final = 1 << 60
+CLOSED: Final = Quota(0, 0, 0)
 """Quota of a class that a tenant does not list."""
-UNBOUND = ""
+UNBOUND: Final = ""
 """Name of the account of all namespaces without a tenant."""
-_TENANT_QUOTA = Limit.TENANT_QUOTA
+_TENANT_QUOTA: Final = Limit.TENANT_QUOTA
 """Looked up once: a member of an enumeration takes as long as three look-ups in a dictionary."""
 
 
@@ -178,7 +179,8 @@ Want = tuple[bool, float, str, int, Ask]
 """One replica within nominal: assured ones first, then the least part of nominal in use; ties by name, then turn."""
 
 
-class _Going(NamedTuple):
+@value
+class _Going:
     """GPUs of a replica that is going, by node."""
 
     tenant: str
@@ -187,7 +189,8 @@ class _Going(NamedTuple):
     seconds: int
 
 
-class _Why(NamedTuple):
+@value
+class _Why:
     """For whom a replica goes."""
 
     taker: str
@@ -713,13 +716,13 @@ class _Class:
         drained = self._places.wait_at(number, ask.gpus)
         told, waits = self._told.get(self._places.nodes[number].name, []), self.waits.setdefault(ask.key, [])
         # Names who gives, whatever the order of the asks.
-        told.sort(reverse=True)
+        told.sort(key=lambda going: (going.tenant, going.key, going.gpus, going.seconds), reverse=True)
         while drained > 0 and told:
             going = told.pop()
             gpus = min(drained, going.gpus)
             waits.append(Wait(going.key if going.tenant == ask.tenant else going.tenant, gpus, going.seconds))
             if going.gpus > gpus:
-                told.append(going._replace(gpus=going.gpus - gpus))
+                told.append(replace(going, gpus=going.gpus - gpus))
             drained -= gpus
 
     def reclaims(self) -> Iterator[Reclaim]:

@@ -4,16 +4,17 @@ All times are seconds since the epoch; all rates are per second.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from enum import StrEnum
-from typing import NamedTuple
+from typing import Final
 
 from modelfleet.api.conditions import Reason
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
+from modelfleet.decide.value import value
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Signal:
     """A measured value and when it was sampled."""
 
@@ -21,7 +22,7 @@ class Signal:
     sampled_at: float
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Missing:
     """There is no value, and why. Never a zero.
 
@@ -34,9 +35,11 @@ class Missing:
 
 
 Reading = Signal | Missing
+NOT_MEASURED: Final = Missing("not measured")
+NOT_RECORDED: Final = Missing("not in the record")
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value
 class PodSignals:
     """What one pod's engine reports; ranks of a data-parallel engine are already folded.
 
@@ -53,13 +56,14 @@ class PodSignals:
         input_tokens_per_second: Prompt tokens per second over the same window. Only a token allowance asks for it.
     """
 
+    _: KW_ONLY
     queued_requests: Reading
     running_requests: Reading
     output_tokens_per_second: Reading
     finished_requests_per_second: Reading
     kv_cache_utilization: Reading
     inter_token_seconds: Reading = Missing("not measured", fault=False)
-    input_tokens_per_second: Reading = Missing("not measured")
+    input_tokens_per_second: Reading = NOT_MEASURED
 
     @classmethod
     def missing(cls, why: str) -> "PodSignals":
@@ -76,10 +80,14 @@ class PodSignals:
         )
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+NOT_SCRAPED: Final = PodSignals.missing("not scraped")
+
+
+@value
 class Pod:
     """One pod of a ModelDeployment."""
 
+    _: KW_ONLY
     name: str
     uid: str
     created_at: float
@@ -90,7 +98,7 @@ class Pod:
     """Empty while it is not scheduled."""
     trouble: str = ""
     """Why it cannot start, in the kubelet's or the scheduler's words."""
-    signals: PodSignals = field(default_factory=lambda: PodSignals.missing("not scraped"))
+    signals: PodSignals = NOT_SCRAPED
 
     @property
     def finds_no_node(self) -> bool:
@@ -98,10 +106,11 @@ class Pod:
         return not self.node and bool(self.trouble)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value
 class Child:
     """The apps/v1 Deployment that runs the replicas."""
 
+    _: KW_ONLY
     uid: str
     replicas: int
     scaled_by_other: str = ""
@@ -148,11 +157,11 @@ class Assumed:
 
     replicas: int
     output_tokens_per_second: float | None = None
-    input_per_output: float | Missing = Missing("not in the record")
+    input_per_output: float | Missing = NOT_RECORDED
     target_tokens_per_second: float | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value
 class Observed:
     """One ModelDeployment with everything that belongs to it.
 
@@ -167,6 +176,7 @@ class Observed:
         assumed: Stands for the demand that its pods' signals would show; None where they are asked.
     """
 
+    _: KW_ONLY
     key: Key
     uid: str
     generation: int
@@ -183,7 +193,7 @@ class Observed:
     assumed: Assumed | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@value
 class Node:
     """A node of one accelerator class."""
 
@@ -225,7 +235,8 @@ class Tokens(StrEnum):
     TOTAL = "total"
 
 
-class Allowance(NamedTuple):
+@value
+class Allowance:
     """Load of a tenant that may buy replicas.
 
     Attributes:

@@ -5,12 +5,13 @@ the window's extreme again, so a steady load keeps one entry instead of one a ti
 """
 
 from math import ceil, floor
+from typing import Final
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.modeldeployment import Behavior, ScalingPolicy
 from modelfleet.decide.history import Recommendation, ScaleEvent
 
-LEAST_WINDOW_SECONDS = 60.0
+LEAST_WINDOW_SECONDS: Final = 60.0
 """Where pods start within seconds: the longest average that a forecast takes."""
 
 

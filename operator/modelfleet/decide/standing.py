@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from typing import Final
 
 from modelfleet.api.conditions import Reason, TenantCondition
 from modelfleet.api.tenant import MOST_GPUS
@@ -191,7 +192,7 @@ def one_word(verdicts: Iterable[TenantVerdict]) -> Reason:
     return next((reason for reason in _WORDS if reason in reasons), Reason.WITHIN_NOMINAL)
 
 
-_WORDS = (
+_WORDS: Final = (
     Reason.INVALID_SPEC,
     Reason.CLAIMED_BY_ANOTHER,
     Reason.OVER_QUOTA,
