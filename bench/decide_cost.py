@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
+from functools import cache
 from statistics import mean
 from subprocess import PIPE, CalledProcessError, Popen
 from time import process_time
@@ -172,14 +173,22 @@ def teams(count: int) -> tuple[list[Ask], dict[str, tuple[Node, ...]], list[Tena
     return asks, nodes, tenants
 
 
+@cache
+def specs() -> list[ModelDeploymentSpec]:
+    """Return what the deployments ask for: each its own object, the same one at every decision, as the operator has."""
+    return [
+        ModelDeploymentSpec(
+            model=ServedModel(name="bench/model"),
+            runtime="vllm",
+            accelerator="h100",
+            scaling=Scaling(min_replicas=1, max_replicas=16),
+        )
+        for _ in range(DEPLOYMENTS)
+    ]
+
+
 def fleet(at: float, tick: int) -> Snapshot:
     """Return a fleet whose loads differ and move, so that every step of the decision has work."""
-    spec = ModelDeploymentSpec(
-        model=ServedModel(name="bench/model"),
-        runtime="vllm",
-        accelerator="h100",
-        scaling=Scaling(min_replicas=1, max_replicas=16),
-    )
     deployments = []
     for number in range(DEPLOYMENTS):
         key = Key("bench", f"model-{number:04}")
@@ -191,7 +200,7 @@ def fleet(at: float, tick: int) -> Snapshot:
                 key=key,
                 uid=key.name,
                 generation=1,
-                spec=spec,
+                spec=specs()[number],
                 child=Child(uid=key.name, replicas=PODS_EACH),
                 pods=pods,
                 recorded_desired=PODS_EACH,

@@ -2,6 +2,7 @@
 
 from datetime import UTC, datetime, timedelta
 from math import inf
+from typing import Final
 from zoneinfo import ZoneInfo
 
 from cronsim import CronSim
@@ -10,10 +11,16 @@ from modelfleet.api.conditions import Limit
 from modelfleet.api.modeldeployment import Mode, Scaling, Schedule
 from modelfleet.decide.value import value
 
+NO_LIMIT: Final = Limit.NONE
+"""At hand: a member of an enumeration takes as long to look up as a decision may for one of its steps."""
+_HANDS_OFF: Final = {Mode.PAUSED: Limit.PAUSED, Mode.RECOMMEND: Limit.RECOMMEND}
+
 
 @value
 class InForce:
-    """Bounds and mode of one deployment from a moment on, until any of them may change.
+    """What the spec says of one deployment's replicas from a moment on, until any of it may change.
+
+    Decisions read it here: pydantic's models take many times as long to be asked.
 
     Attributes:
         of: The scaling that says so.
@@ -23,6 +30,14 @@ class InForce:
         min_of: Name of the schedule whose minReplicas it is; empty for the deployment's own.
         max_of: Name of the schedule whose maxReplicas it is, likewise.
         mode_ends: When the mode ends by itself; infinite when never.
+        hands_off: Why by its mode the count may not be written; Limit.NONE where it may.
+        may_grow: Whether the mode lets it.
+        may_shrink: Likewise.
+        inter_token_seconds: Longest mean time between tokens that is wanted.
+        queued_requests: Waiting requests that are tolerated per ready replica.
+        output_tokens_per_second: What one replica should carry; None where that is learned.
+        latency_weight: Replica-seconds that one replica-second of missed load is worth.
+        tolerance: Distance from the target, as a fraction, that changes nothing.
     """
 
     of: Scaling
@@ -35,10 +50,18 @@ class InForce:
     max_of: str
     mode: Mode
     mode_ends: float
+    hands_off: Limit
+    may_grow: bool
+    may_shrink: bool
+    inter_token_seconds: float
+    queued_requests: int
+    output_tokens_per_second: int | None
+    latency_weight: int
+    tolerance: float
 
 
 def in_force(scaling: Scaling, now: float, before: InForce | None = None) -> InForce:
-    """Return the bounds and the mode at a moment.
+    """Return what holds at a moment.
 
     Args:
         scaling: What the team asks for.
@@ -67,7 +90,27 @@ def in_force(scaling: Scaling, now: float, before: InForce | None = None) -> InF
     min_replicas, min_of = least or (scaling.min_replicas, "")
     if min_replicas > max_replicas:
         min_replicas, min_of = max_replicas, max_of
-    return InForce(scaling, now, until, then, min_replicas, max_replicas, min_of, max_of, mode, mode_ends)
+    targets = scaling.targets
+    return InForce(
+        of=scaling,
+        since=now,
+        until=until,
+        then=then,
+        min_replicas=min_replicas,
+        max_replicas=max_replicas,
+        min_of=min_of,
+        max_of=max_of,
+        mode=mode,
+        mode_ends=mode_ends,
+        hands_off=_HANDS_OFF.get(mode, NO_LIMIT),
+        may_grow=mode is not Mode.PAUSED_SCALE_OUT,
+        may_shrink=mode is not Mode.PAUSED_SCALE_IN,
+        inter_token_seconds=targets.inter_token_milliseconds / 1000,
+        queued_requests=targets.queued_requests,
+        output_tokens_per_second=targets.output_tokens_per_second,
+        latency_weight=scaling.latency_weight,
+        tolerance=scaling.behavior.tolerance_percent / 100,
+    )
 
 
 def _holds(schedule: Schedule, now: float) -> tuple[bool, float]:
@@ -92,13 +135,13 @@ def bounds(count: int, limits: InForce) -> tuple[int, Limit]:
         return limits.min_replicas, Limit.SCHEDULE if limits.min_of else Limit.MIN_REPLICAS
     if count > limits.max_replicas:
         return limits.max_replicas, Limit.SCHEDULE if limits.max_of else Limit.MAX_REPLICAS
-    return count, Limit.NONE
+    return count, NO_LIMIT
 
 
-def one_way(count: int, current: int, mode: Mode) -> tuple[int, Limit]:
+def one_way(count: int, current: int, limits: InForce) -> tuple[int, Limit]:
     """Keep a count from moving in the direction that is paused."""
-    if mode is Mode.PAUSED_SCALE_IN and count < current:
+    if count < current and not limits.may_shrink:
         return current, Limit.PAUSED_SCALE_IN
-    if mode is Mode.PAUSED_SCALE_OUT and count > current:
+    if count > current and not limits.may_grow:
         return current, Limit.PAUSED_SCALE_OUT
-    return count, Limit.NONE
+    return count, NO_LIMIT

@@ -11,11 +11,11 @@ from typing import Final
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.meta import Key
-from modelfleet.api.modeldeployment import Behavior, Mode, ModelDeploymentSpec, longest_grace_seconds
+from modelfleet.api.modeldeployment import Behavior, ModelDeploymentSpec, longest_grace_seconds
 from modelfleet.decide import stabilize as damping
 from modelfleet.decide.admit import Admission, Load, Uncounted, admit, share_allowances
 from modelfleet.decide.allocate import Ask, Replica
-from modelfleet.decide.bounds import InForce, bounds, in_force, one_way
+from modelfleet.decide.bounds import NO_LIMIT, InForce, bounds, in_force, one_way
 from modelfleet.decide.capacity import (
     AVERAGING_SECONDS,
     START_SAMPLES,
@@ -42,8 +42,6 @@ from modelfleet.decide.shares import Allocation, Leaving, Reclaim, share_out
 from modelfleet.decide.snapshot import Missing, Observed, Pod, Signal, Snapshot, Tenant
 from modelfleet.decide.value import value
 
-# Looked up once: a member of an enumeration takes as long as three look-ups in a dictionary.
-_NONE: Final = Limit.NONE
 _REPLICAS: Final = StepName.REPLICAS
 _STABILIZE: Final = StepName.STABILIZE
 _BOUNDS: Final = StepName.BOUNDS
@@ -148,7 +146,7 @@ def _draft(observed: Observed, remembered: Memory | None, snapshot: Snapshot) ->
         facts, wanted = seen, current
     else:
         load, facts = _recommend(
-            seen, observed, spec, limits, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
+            seen, observed, limits, memory, current, now, max_age_seconds=snapshot.metrics_max_age_seconds
         )
         wanted = facts.wanted.replicas
         windows, damped, limit = _damp(memory, spec, facts, wanted, current, now)
@@ -178,7 +176,6 @@ def _hold(
 def _recommend(
     seen: Demand,
     observed: Observed,
-    spec: ModelDeploymentSpec,
     limits: InForce,
     memory: Memory,
     current: int,
@@ -187,7 +184,7 @@ def _recommend(
     max_age_seconds: float,
 ) -> tuple[LoadMemory, Facts]:
     """Run steps 2 to 4 on a load that is known."""
-    scaling, known = spec.scaling, memory.load
+    known = memory.load
     elapsed_seconds = now - memory.last_decided_at if memory.last_decided_at is not None else 0.0
     measured = measure(
         known.measured,
@@ -198,11 +195,11 @@ def _recommend(
         elapsed_seconds=elapsed_seconds,
     )
     finished = seen.finished_requests_per_second
-    limit_seconds = scaling.targets.inter_token_milliseconds / 1000.0
+    limit_seconds, target = limits.inter_token_seconds, limits.output_tokens_per_second
     samples = sample(
         observed.pods,
         limit_seconds=limit_seconds,
-        queue_tolerated=scaling.targets.queued_requests,
+        queue_tolerated=limits.queued_requests,
         now=now,
         max_age_seconds=max_age_seconds,
     )
@@ -218,7 +215,7 @@ def _recommend(
     tokens_per_request = learn_tokens_per_request(known.tokens_per_request, seen)
     token_mix = learn_token_mix(known.token_mix, seen, elapsed_seconds=elapsed_seconds)
     supply: Capacity = capacity(
-        spec_target=scaling.targets.output_tokens_per_second,
+        spec_target=target,
         measured=measured,
         prior_tokens_per_second=observed.prior_output_tokens_per_second,
         start_seconds=memory.start_seconds,
@@ -228,7 +225,7 @@ def _recommend(
         seen,
         queue_growth_per_second=growth,
         tokens_per_request=tokens_per_request,
-        queue_tolerated=float(scaling.targets.queued_requests * seen.ready),
+        queue_tolerated=float(limits.queued_requests * seen.ready),
         start_seconds=supply.start_seconds,
     )
     filled = load_in_replicas(
@@ -258,7 +255,7 @@ def _recommend(
             now=now,
             elapsed_seconds=elapsed_seconds,
             start_seconds=supply.start_seconds,
-            latency_weight=scaling.latency_weight,
+            latency_weight=limits.latency_weight,
             min_replicas=limits.min_replicas,
         )
     wanted = replicas(
@@ -266,11 +263,11 @@ def _recommend(
         needed,
         complete=complete,
         # Who sets the target of a replica has chosen the margin too.
-        planned=lookback.replicas if full is not None and scaling.targets.output_tokens_per_second is None else None,
+        planned=lookback.replicas if full is not None and target is None else None,
         current=current,
-        queued_per_replica=scaling.targets.queued_requests,
+        queued_per_replica=limits.queued_requests,
         queue_falls=growth < 0,
-        tolerance=scaling.behavior.tolerance_percent / 100,
+        tolerance=limits.tolerance,
     )
     learned = LoadMemory(queue, measured, pace, lookback, tokens_per_request, token_mix)
     return learned, Facts(seen, complete, supply, load, filled, needed, lookback, wanted, token_mix)
@@ -321,7 +318,7 @@ def _go_one_way(draft: _Draft) -> _Draft:
     """Pause one direction, before GPUs are granted: what may not grow leaves them to others."""
     if draft.spec is None or draft.in_force is None or draft.observed.foreign_autoscaler:
         return draft
-    count, limit = one_way(draft.asked, draft.current, draft.in_force.mode)
+    count, limit = one_way(draft.asked, draft.current, draft.in_force)
     if not limit:
         return draft
     return replace(draft, asked=count, steps=(*draft.steps, Step(_MODE, count, limit)))
@@ -452,14 +449,15 @@ def _growing_classes(drafts: list[_Draft], now: float) -> dict[str, set[int]]:
         spec = observed.spec
         if spec is None:
             continue
-        if spec.accelerator in priorities:
-            priorities[spec.accelerator].add(spec.priority)
+        accelerator, priority = spec.accelerator, spec.priority
+        if accelerator in priorities:
+            priorities[accelerator].add(priority)
         else:
-            priorities[spec.accelerator] = {spec.priority}
-        if spec.accelerator not in growing:
+            priorities[accelerator] = {priority}
+        if accelerator not in growing:
             held = len([pod for pod in observed.pods if pod.node and not pod.terminating])
             if draft.asked > held or _yields(draft, now):
-                growing.add(spec.accelerator)
+                growing.add(accelerator)
     return {accelerator: priorities[accelerator] for accelerator in growing}
 
 
@@ -566,7 +564,7 @@ def _ask(
 
 
 def _may_shrink(draft: _Draft) -> bool:
-    if draft.in_force is None or draft.in_force.mode is Mode.PAUSED_SCALE_IN:
+    if draft.in_force is None or not draft.in_force.may_shrink:
         return False
     if draft.observed.assumed is not None:
         return True
@@ -615,10 +613,10 @@ def _close(
     observed, memory = draft.observed, draft.memory
     key, current, wanted = observed.key, draft.current, draft.wanted
     count = allocation.granted.get(key, draft.asked)
-    limit = allocation.limits.get(key, Limit.CAPACITY) if count < draft.asked else _NONE
+    limit = allocation.limits.get(key, Limit.CAPACITY) if count < draft.asked else NO_LIMIT
     steps = (*draft.steps, Step(_ALLOCATE, count, limit))
     # What others have a right to goes whatever the mode.
-    hands_off = _NONE if reclaims else draft.hands_off
+    hands_off = NO_LIMIT if reclaims else draft.hands_off
     desired = current if hands_off else count
     if hands_off:
         steps = (*steps, Step(_MODE, desired, hands_off))
@@ -688,13 +686,7 @@ def _hands_off(observed: Observed, limits: InForce) -> Limit:
     """Return why the count may not be written, or Limit.NONE."""
     if observed.foreign_autoscaler:
         return Limit.FOREIGN_AUTOSCALER
-    match limits.mode:
-        case Mode.PAUSED:
-            return Limit.PAUSED
-        case Mode.RECOMMEND:
-            return Limit.RECOMMEND
-        case Mode.AUTO | Mode.PAUSED_SCALE_IN | Mode.PAUSED_SCALE_OUT:
-            return _NONE
+    return limits.hands_off
 
 
 def _binding(wanted: int, desired: int, steps: tuple[Step, ...], limits: InForce | None) -> Limit:
@@ -706,14 +698,14 @@ def _binding(wanted: int, desired: int, steps: tuple[Step, ...], limits: InForce
     if limits is not None and not hands_off and desired < limits.min_replicas and steps[-1].limited_by:
         return steps[-1].limited_by
     if desired == wanted:
-        return _NONE
+        return NO_LIMIT
     if limits is not None and not hands_off:
         if desired > wanted and desired == limits.min_replicas:
             return Limit.SCHEDULE if limits.min_of else Limit.MIN_REPLICAS
         if desired < wanted and desired == limits.max_replicas:
             return Limit.SCHEDULE if limits.max_of else Limit.MAX_REPLICAS
     before = wanted
-    binding = _NONE
+    binding = NO_LIMIT
     for step in steps:
         if step.limited_by and (step.replicas < before if desired < wanted else step.replicas > before):
             binding = step.limited_by
@@ -748,7 +740,7 @@ def _current(observed: Observed, memory: Memory, limits: InForce | None) -> int:
     """
     child = observed.child
     floor = limits.min_replicas if limits is not None else 0
-    auto = limits is not None and limits.mode not in {Mode.PAUSED, Mode.RECOMMEND}
+    auto = limits is not None and not limits.hands_off
     if child is not None and (not auto or observed.fault is not None or observed.foreign_autoscaler):
         return child.replicas
     if memory.desired is not None and memory.last_decided_at is not None:

@@ -11,10 +11,8 @@ The price of missed load against replicas is the one knob.
 """
 
 from array import array
-from bisect import bisect_left
 from dataclasses import dataclass, replace
 from math import ceil, inf
-from operator import itemgetter
 from typing import Final
 
 from modelfleet.decide.lateness import (
@@ -108,7 +106,6 @@ FIRST_CHOICE: Final[tuple[int, int]] = (FORECASTS.index(Forecast(3, 1)), len(MAR
 """What decides until another is known to be cheaper: follow the last half minute, with the largest margin: what grows
 from nothing has no past that could warn of it."""
 
-_bucket = itemgetter(0)
 Window = tuple[tuple[int, float], ...]
 """Bucket numbers and values, oldest first, of which none is dominated by a later one."""
 RANGES: Final = len(SHARES)
@@ -136,38 +133,49 @@ class Track:
 class Costs:
     """What each forecast has cost so far with each margin, in replica-seconds: those of a forecast in a row.
 
-    Lists and an array because half a hundred sums change at a time; who has them does not write to them.
-
     Attributes:
         held: What it held and added.
         missed: Load that was late, by what is believed of lateness.
         met: For each range of SHARES, load that found replicas filled so far. What was late of it is to be believed.
+        lately: The same since it was summed up: loads, and in which range each found the replicas.
     """
 
     held: list[float]
     missed: list[float]
     met: "array[float]"
+    lately: tuple[tuple[float, bytes], ...] = ()
 
     def totals(self, latency_weight: float) -> list[float]:
         """Return what each cost in all."""
         # Both have CANDIDATES, and strict=True keeps mypyc from making this a loop.
         return [held + latency_weight * missed for held, missed in zip(self.held, self.missed)]  # noqa: B905
 
+    def summed(self) -> list[float]:
+        """Return `met` with what came lately."""
+        met = list(self.met)
+        for load, places in self.lately:
+            first = 0
+            for place in places:
+                met[first + place] = met[first + place] + load
+                first += RANGES
+        return met
+
     def faded(self, kept: float) -> "Costs":
         """Return them with less weight."""
         return Costs(
             [kept * cost for cost in self.held],
             [kept * cost for cost in self.missed],
-            array("d", [kept * load for load in self.met]),
+            array("d", [kept * load for load in self.summed()]),
         )
 
     def judged(self, lateness: Lateness) -> "Costs":
         """Return them by another belief."""
-        late, missed = lateness.late_in_range, []
-        for number in range(CANDIDATES):
-            met = self.met[number * RANGES : (number + 1) * RANGES]
-            missed.append(sum([part * load for part, load in zip(late, met, strict=True)]))
-        return Costs(self.held, missed, self.met)
+        met, late = self.summed(), lateness.late_in_range
+        missed = [
+            sum([part * met[first + place] for place, part in enumerate(late)])
+            for first in range(0, CANDIDATES * RANGES, RANGES)
+        ]
+        return Costs(self.held, missed, self.met, self.lately)
 
 
 NO_COSTS: Final = Costs([0.0] * CANDIDATES, [0.0] * CANDIDATES, array("d", [0.0] * (CANDIDATES * RANGES)))
@@ -398,7 +406,7 @@ def _charge(
     lateness: Lateness,
 ) -> Costs:
     """Let all pay for the bucket that closed: what they asked for, what they added, and what they left unserved."""
-    held, missed, loads = costs.held[:], costs.missed[:], costs.met[:]
+    held, missed, places = costs.held[:], costs.missed[:], []
     late = lateness.late_in_range
     start, load, number = START_SHARE * start_buckets * BUCKET_SECONDS, seen * BUCKET_SECONDS, 0
     for track in tracks:
@@ -409,11 +417,12 @@ def _charge(
         for asked, added, serves in zip(track.asked, track.added, serving):  # noqa: B905
             percent = int(100.0 * met / serves)
             place = RANGE_OF_PERCENT[percent if percent < LAST_PERCENT else LAST_PERCENT]
-            held[number] += asked * BUCKET_SECONDS + added * start
-            missed[number] += late[place] * load
-            loads[number * RANGES + place] += load
+            places.append(place)
+            # Not +=, which mypyc leaves to the interpreter here.
+            held[number] = held[number] + (asked * BUCKET_SECONDS + added * start)
+            missed[number] = missed[number] + late[place] * load
             number += 1
-    return Costs(held, missed, loads)
+    return Costs(held, missed, costs.met, (*costs.lately, (load, bytes(places))))
 
 
 def _follow(track: Track, value: float, number: int, start_buckets: int, least: int) -> Track:
@@ -435,7 +444,10 @@ def _span(peak_starts: int | None, start_buckets: int) -> int:
 
 def _peak(window: Window, since: int) -> float:
     """Return the highest value since a bucket: the first that is recent enough, for later ones are lower."""
-    return window[bisect_left(window, since, key=_bucket)][1]
+    first = 0 if window[0][0] >= since else len(window) - 1
+    while first and window[first - 1][0] >= since:
+        first -= 1
+    return window[first][1]
 
 
 def _asked(load: float, least: int) -> tuple[int, ...]:
@@ -446,10 +458,14 @@ def _asked(load: float, least: int) -> tuple[int, ...]:
 def _choose(costs: Costs, choice: tuple[int, int], latency_weight: float) -> tuple[int, int]:
     """Return the cheapest forecast and margin, or the present ones when it is not clearly cheaper."""
     totals = costs.totals(latency_weight)
-    cheapest = min(totals)
-    if cheapest >= totals[choice[0] * len(MARGINS) + choice[1]] * (1.0 - SURE) - SURE_REPLICA_SECONDS:
+    now = choice[0] * len(MARGINS) + choice[1]
+    cheapest = now
+    for number, cost in enumerate(totals):
+        if cost < totals[cheapest]:
+            cheapest = number
+    if totals[cheapest] >= totals[now] * (1.0 - SURE) - SURE_REPLICA_SECONDS:
         return choice
-    return divmod(totals.index(cheapest), len(MARGINS))
+    return divmod(cheapest, len(MARGINS))
 
 
 def _average(recent: tuple[float, ...], length: int) -> float:

@@ -1,7 +1,7 @@
 """What was decided, as values: facts for the explanation, and the writes that follow."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from enum import StrEnum
 
 from modelfleet.api.conditions import Limit
@@ -103,7 +103,7 @@ class Decision:
     in_force: InForce | None = None
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@value
 class Scale:
     """Ask for another replica count.
 
@@ -115,6 +115,7 @@ class Scale:
         reverted_from: Field manager whose edit is put back; empty for the operator's own decision.
     """
 
+    _: KW_ONLY
     key: Key
     child_uid: str
     current: int

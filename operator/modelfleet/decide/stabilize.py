@@ -9,6 +9,7 @@ from typing import Final
 
 from modelfleet.api.conditions import Limit
 from modelfleet.api.modeldeployment import Behavior, ScalingPolicy
+from modelfleet.decide.bounds import NO_LIMIT
 from modelfleet.decide.history import Recommendation, ScaleEvent
 
 LEAST_WINDOW_SECONDS: Final = 60.0
@@ -87,7 +88,7 @@ def stabilize(
         floor_count = max(current, min([past.replicas for past in lowest]))
         limit = _up_limit(current, events, behavior.scale_up.policies, now)
         if min(floor_count, limit) == wanted:
-            return wanted, Limit.NONE
+            return wanted, NO_LIMIT
         return (floor_count, Limit.SCALE_UP_WINDOW) if floor_count <= limit else (limit, Limit.SCALE_UP_RATE)
     if wanted < current:
         if not behavior.scale_down.enabled:
@@ -97,9 +98,9 @@ def stabilize(
         ceiling = min(current, max([past.replicas for past in highest]))
         limit = _down_limit(current, events, behavior.scale_down.policies, now)
         if max(ceiling, limit) == wanted:
-            return wanted, Limit.NONE
+            return wanted, NO_LIMIT
         return (ceiling, Limit.SCALE_DOWN_WINDOW) if ceiling >= limit else (limit, Limit.SCALE_DOWN_RATE)
-    return wanted, Limit.NONE
+    return wanted, NO_LIMIT
 
 
 def remember_events(
