@@ -22,7 +22,7 @@ from modelfleet.decide.explain import (
 from modelfleet.decide.history import Memory, Recommendation
 from modelfleet.decide.plan import Decision, Plan, Step, StepName
 from modelfleet.decide.replicas import Measure
-from modelfleet.decide.snapshot import Allowance, Observed, Tokens
+from modelfleet.decide.snapshot import Allowance, Fault, Observed, Tokens
 from tests.builders import (
     NOW,
     UNDAMPED,
@@ -439,6 +439,25 @@ def test_reason_column(case: str) -> None:
 
     assert expected == actual
     assert headline(told.observed, told.decision).reason == expected
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (
+            {"foreign_autoscaler": "HPA a/one"},
+            {"foreign_autoscaler": "HPA a/two"},
+        ),
+        ({"fault": Fault(Reason.GPUS_EXCEED_NODE, "has 4")}, {"fault": Fault(Reason.GPUS_EXCEED_NODE, "has 6")}),
+    ],
+    ids=["another autoscaler", "another largest node"],
+)
+def test_another_culprit_is_news(before: dict[str, Any], after: dict[str, Any]) -> None:
+    """The reason stays the same, and the status would go on to name what is gone."""
+    was, now = (_tell(FREE.pods(BUSY).having(**each)) for each in (before, after))
+
+    assert was.status().reason == now.status().reason
+    assert headline(was.observed, was.decision) != headline(now.observed, now.decision)
 
 
 # --- columns and events -------------------------------------------------------------------------

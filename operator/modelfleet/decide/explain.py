@@ -97,7 +97,11 @@ class Verdict:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Headline:
-    """What must reach the status at once when it changes; the rest may wait."""
+    """What must reach the status at once when it changes; the rest may wait.
+
+    Attributes:
+        blames: What keeps the operator's hands off by name: a name that is gone helps nobody.
+    """
 
     generation: int
     desired: int
@@ -107,6 +111,7 @@ class Headline:
     mode: str
     bounds: str
     truths: tuple[tuple[ConditionType, Truth, Reason], ...]
+    blames: str
 
 
 def headline(observed: Observed, decision: Decision) -> Headline:
@@ -122,6 +127,7 @@ def headline(observed: Observed, decision: Decision) -> Headline:
         mode=mode_column(decision.in_force),
         bounds=bounds_column(decision.in_force),
         truths=tuple((verdict.type, verdict.status, verdict.reason) for verdict in verdicts),
+        blames=observed.fault.message if observed.fault else observed.foreign_autoscaler,
     )
 
 
