@@ -4,13 +4,14 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from modelfleet.decide.capacity import Capacity
-from modelfleet.decide.demand import Demand
+from modelfleet.decide.capacity import Capacity, CapacitySource
+from modelfleet.decide.demand import Demand, Total
 from modelfleet.decide.forecast import Load
-from modelfleet.decide.replicas import MOST_REPLICAS, Measure, need, replicas
+from modelfleet.decide.replicas import MOST_REPLICAS, Measure, Need, need, replicas
 from tests.builders import carries, load_of
 
 A_HUNDRED = carries(100)
+WITH_ROOM = carries(100, running=32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -226,6 +227,7 @@ def test_wanted(name: str) -> None:
             Load(case.demand.output_tokens_per_second.value, 0.0, case.backlog),
             case.capacity,
             load_in_replicas=case.pace,
+            queue_growth_per_second=0.0,
         ),
         complete=case.demand.complete,
         planned=case.planned,
@@ -252,7 +254,7 @@ def test_a_queue_in_one_engine_asks_for_one_replica_more_and_holds_no_others() -
 def _count(demand: Demand, *, current: int) -> int:
     return replicas(
         demand,
-        need(demand, Load(0.0, 0.0, 0.0), carries(None), load_in_replicas=2.0),
+        need(demand, Load(0.0, 0.0, 0.0), carries(None), load_in_replicas=2.0, queue_growth_per_second=0.0),
         complete=True,
         planned=2.5,
         current=current,
@@ -267,7 +269,9 @@ def test_the_facts_are_kept() -> None:
     demand = load_of(ready=2, queue=12, running=40, tokens=150)
     wanted = replicas(
         demand,
-        need(demand, Load(150.0, 30.0, 20.0), carries(100, running=32), load_in_replicas=1.0),
+        need(
+            demand, Load(150.0, 30.0, 20.0), carries(100, running=32), load_in_replicas=1.0, queue_growth_per_second=0.0
+        ),
         complete=True,
         planned=None,
         current=2,
@@ -290,7 +294,51 @@ def test_the_facts_are_kept() -> None:
 )
 def test_the_load_is_what_binds_first(pace: float | None, running: float, want: float) -> None:
     """80 running at 32 each, target 80 % of it, are two and a half replicas to the target and two to the full."""
-    demand = load_of(ready=4, running=running, tokens=100)
-    needed = need(demand, Load(100.0, 0.0, 0.0), carries(100, running=32), load_in_replicas=pace)
+    assert _need(running=running, pace=pace).full_replicas == pytest.approx(want)
 
-    assert needed.full_replicas == pytest.approx(want)
+
+def test_throughput_is_no_capacity_where_the_pace_is_told() -> None:
+    """900 tokens/s at a measured 100 a replica: where prompts decided what was measured, nine would be far too many."""
+    measured = replace(WITH_ROOM, source=CapacitySource.MEASURED)
+
+    assert _need(tokens=900, pace=1.0, capacity=measured).by_tokens is None
+    assert _need(tokens=900, pace=1.0, capacity=measured).full_replicas == pytest.approx(2.0)
+    assert _need(tokens=900, pace=None, capacity=measured).by_tokens == 9.0
+    assert _need(tokens=900, pace=1.0).by_tokens == 9.0  # the spec's word stands
+
+
+@pytest.mark.parametrize(
+    ("growth", "finished", "want"),
+    [
+        pytest.param(2.0, 8.0, 100.0, id="a quarter more arrives than finishes: a quarter more places"),
+        pytest.param(-2.0, 8.0, 80.0, id="a queue that shrinks takes none away"),
+        pytest.param(90.0, 8.0, 160.0, id="at most as many again"),
+        pytest.param(90.0, 0.0, 80.0, id="none finished yet"),
+        pytest.param(2.0, None, 80.0, id="not all tell what finished"),
+    ],
+)
+def test_what_arrives_beyond_what_finishes_asks_for_places_too(
+    growth: float, finished: float | None, want: float
+) -> None:
+    """80 requests run; by Little's law those that find no place would run as long."""
+    assert _need(growth=growth, finished=finished).asking == pytest.approx(want)
+
+
+def _need(
+    *,
+    running: float = 80,
+    tokens: float = 100,
+    pace: float | None = 1.0,
+    growth: float = 0.0,
+    finished: float | None = 8.0,
+    capacity: Capacity = WITH_ROOM,
+) -> Need:
+    demand = load_of(ready=4, running=running, tokens=tokens)
+    told = Total(finished or 0.0, 4 if finished is not None else 3, 1.0, "")
+    return need(
+        replace(demand, finished_requests_per_second=told),
+        Load(tokens, 0.0, 0.0),
+        capacity,
+        load_in_replicas=pace,
+        queue_growth_per_second=growth,
+    )

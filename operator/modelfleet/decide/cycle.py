@@ -236,7 +236,13 @@ def _recommend(
             queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
         ),
     )
-    needed = need(seen, load, supply, load_in_replicas=None if filled is None else filled.replicas)
+    needed = need(
+        seen,
+        load,
+        supply,
+        load_in_replicas=None if filled is None else filled.replicas,
+        queue_growth_per_second=growth,
+    )
     lookback = known.lookback
     # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time;
     # and a load that rests on a guess would be remembered for a day.

@@ -720,21 +720,27 @@ def unblock_mode(limit: Limit, observed: Observed, decision: Decision) -> str:
 
 def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:
     load, wanted, capacity = facts.load, facts.wanted, facts.capacity
-    tokens = (
-        f"tokens ({load.served:.0f} served {load.growth:+.0f} queue growth + {load.backlog:.0f} backlog)"
-        f" / {capacity.target_tokens_per_second:.0f} = {wanted.by_tokens:.2f}"
-        if capacity.target_tokens_per_second and wanted.by_tokens is not None
-        else "tokens: capacity unknown"
-    )
-    parts = [tokens]
+    parts = []
+    if capacity.target_tokens_per_second and wanted.by_tokens is not None:
+        parts.append(
+            f"tokens ({load.served:.0f} served {load.growth:+.0f} queue growth + {load.backlog:.0f} backlog)"
+            f" / {capacity.target_tokens_per_second:.0f} = {wanted.by_tokens:.2f}"
+        )
+    elif wanted.by_latency is None:
+        parts.append("tokens: capacity unknown")
     if wanted.by_latency is not None:
         full = wanted.by_latency * TARGET_UTILIZATION
         parts.append(f"time between tokens {full:.2f} / {TARGET_UTILIZATION:.1f} = {wanted.by_latency:.2f}")
     if capacity.target_running_requests is not None and wanted.by_running is not None:
-        running = facts.demand.running_requests.value
-        parts.append(_share("running", running, capacity.target_running_requests, wanted.by_running))
+        running, asking = facts.demand.running_requests.value, facts.need.asking
+        text = (
+            f"running ({running:.0f} {asking - running:+.0f} queue growth)"
+            if asking > running
+            else f"running {running:.0f}"
+        )
+        parts.append(_share(text, asking, capacity.target_running_requests, wanted.by_running))
     queued = facts.demand.queued_requests.value
-    parts.append(_share("queue", queued, spec.scaling.targets.queued_requests, wanted.by_queue))
+    parts.append(_share(f"queue {queued:.0f}", queued, spec.scaling.targets.queued_requests, wanted.by_queue))
     tolerance = "; within tolerance" if wanted.within_tolerance else ""
     if wanted.planned is not None:
         planned = f"{_forecast(facts)} = {wanted.planned:.2f}"
@@ -750,9 +756,9 @@ def _forecast(facts: Facts) -> str:
     return f"load {facts.lookback.load:.1f} (peak of {span}, averaged over {average}) × {facts.lookback.margin:g}"
 
 
-def _share(name: str, value: float, per_replica: float, count: float) -> str:
+def _share(text: str, value: float, per_replica: float, count: float) -> str:
     capped = value / per_replica > count
-    return f"{name} {value:.0f} / {per_replica:.1f}".removesuffix(".0") + (
+    return f"{text} / {per_replica:.1f}".removesuffix(".0") + (
         f", capped at {count:.0f}" if capped else f" = {count:.2f}"
     )
 

@@ -4,9 +4,11 @@ Four measures, and the largest wins:
 
 * by latency: how far the time between tokens says that the replicas are filled (pace.py). It needs no
   saturation to be seen, and no target but the time that is wanted.
-* by tokens: load / target of one replica. Says how much is needed.
-* by running: requests in the batches / those one replica should run. Says how full the replicas are,
-  at once and in the engine's own terms, once one was seen full. It cannot run away: batches are finite.
+* by tokens: load / target of one replica. Says how much is needed, where no replica tells the time between its
+  tokens or the spec sets the target.
+* by running: requests in the batches, and those that arrive beyond what they take, / those one replica should
+  run. Says how full the replicas are, at once and in the engine's own terms, once one was seen full. It cannot
+  run away: batches are finite, and what arrives beyond doubles them at most.
 * by queue: waiting requests / tolerated per replica. Says that help is late, which the tokens show
   only once requests finish. It says nothing about how much is needed: while new replicas load, a
   queue grows without the load growing. So it asks at most for a doubling of what serves, or for
@@ -32,6 +34,8 @@ from modelfleet.decide.value import value
 
 QUEUE_GROWTH_FACTOR: Final = 2
 QUEUE_GROWTH_PODS: Final = 4
+MOST_MORE: Final = 1.0
+"""Places that arriving requests ask for, by those taken: in the first seconds of a burst few have finished."""
 HALF_REPLICA: Final = 0.5
 """A forecast that asks for one replica less must do so by this much: loads wander, and starts are dear."""
 MOST_REPLICAS: Final = 100_000
@@ -58,8 +62,8 @@ class Wanted:
     Attributes:
         replicas: What the load calls for.
         by_latency: load in replicas / target utilization; None until a token came.
-        by_tokens: load / target; None when the target is unknown.
-        by_running: running / target of one replica, capped; None until a replica was seen full.
+        by_tokens: As in Need.
+        by_running: asking / target of one replica, capped; None until a replica was seen full.
         by_queue: queue / tolerated per replica, capped.
         measure: Which of them decided.
         planned: What the lookback asks for; None before it has seen a minute, or where the spec sets the target.
@@ -82,24 +86,16 @@ class Need:
 
     Attributes:
         by_latency: From the time between tokens; None until a token came.
-        by_tokens: load / target; None when the target is unknown.
-        by_running: running / target of one replica; None until a replica was seen full.
-        spec_target: Whether the target in tokens is the spec's, not a measurement.
+        by_tokens: load / target; None when the target is unknown, and where the pace says more: throughput measured
+            while requests waited is no capacity where prompts decided it.
+        by_running: asking / target of one replica; None until a replica was seen full.
+        asking: Requests that would run at once if all found room.
     """
 
     by_latency: float | None
     by_tokens: float | None
     by_running: float | None
-    spec_target: bool = False
-
-    @property
-    def paced(self) -> bool:
-        """Whether the pace says it all: steps grow long before the batch is full.
-
-        Throughput seen while requests waited is no capacity then: the prompts decide it. Where the batch fills
-        first, its places and tokens say it.
-        """
-        return self.by_latency is not None and self.by_latency >= (self.by_running or 0.0)
+    asking: float
 
     @property
     def unknown(self) -> bool:
@@ -108,28 +104,42 @@ class Need:
 
     @property
     def full_replicas(self) -> float | None:
-        """The load in replicas used to the full, by the measure that fits; None when all are unknown."""
-        if self.paced and self.by_latency is not None:
-            return self.by_latency * TARGET_UTILIZATION
-        known = [each for each in (self.by_tokens, self.by_running) if each is not None]
+        """The load in replicas used to the full: as much as any measure says; None when all are unknown."""
+        known = [each for each in (self.by_latency, self.by_tokens, self.by_running) if each is not None]
         return max(known) * TARGET_UTILIZATION if known else None
 
 
-def need(demand: Demand, load: Load, capacity: Capacity, *, load_in_replicas: float | None) -> Need:
+def need(
+    demand: Demand,
+    load: Load,
+    capacity: Capacity,
+    *,
+    load_in_replicas: float | None,
+    queue_growth_per_second: float,
+) -> Need:
     """Return what the load needs by each measure that knows it.
+
+    By Little's law a request runs for running / finished seconds: as many places more does it take as arrive in that
+    time beyond those that find one. While the queue shrinks all places are taken by what had waited; they count.
 
     Args:
         demand: The load as seen.
         load: The load one start ahead, in generated tokens per second.
         capacity: What one replica should carry.
         load_in_replicas: The load as the time between tokens tells it, in fully used replicas.
+        queue_growth_per_second: Requests that arrive beyond what is served; negative while the queue shrinks.
     """
+    finished = demand.finished_requests_per_second
+    told = finished.known == demand.ready and finished.value > 0.0
+    more = max(0.0, queue_growth_per_second) / finished.value if told else 0.0
+    asking = demand.running_requests.value * (1.0 + min(more, MOST_MORE))
     target, room = capacity.target_tokens_per_second, capacity.target_running_requests
+    tells = load_in_replicas is None or capacity.source is CapacitySource.SPEC
     return Need(
         None if load_in_replicas is None else load_in_replicas / TARGET_UTILIZATION,
-        load.tokens_per_second / target if target else None,
-        demand.running_requests.value / room if room else None,
-        capacity.source is CapacitySource.SPEC,
+        load.tokens_per_second / target if target and tells else None,
+        asking / room if room else None,
+        asking,
     )
 
 
@@ -168,7 +178,7 @@ def replicas(
     else:
         exact, measure = 0.0, Measure.TOKENS
         for each, its in (
-            (need.by_tokens if need.spec_target or not need.paced else None, Measure.TOKENS),
+            (need.by_tokens, Measure.TOKENS),
             (need.by_latency, Measure.LATENCY),
             (by_running, Measure.RUNNING),
         ):
