@@ -2,12 +2,12 @@
 
 import pytest
 
-from modelfleet.decide.demand import Demand
+from modelfleet.decide.demand import NO_GROWTH, Demand, Growth
 from modelfleet.decide.forecast import (
     MAX_TOKENS_PER_REQUEST,
     Load,
     forecast,
-    growth_per_second,
+    growth,
     input_per_output,
     learn_token_mix,
     learn_tokens_per_request,
@@ -18,8 +18,8 @@ from modelfleet.decide.snapshot import Missing
 from tests.builders import NOW, load_of
 
 
-def _samples(*pairs: tuple[float, float]) -> tuple[QueueSample, ...]:
-    return tuple(QueueSample(NOW + at, queued) for at, queued in pairs)
+def _samples(*pairs: tuple[float, float], running: float = 0.0) -> tuple[QueueSample, ...]:
+    return tuple(QueueSample(NOW + at, queued, queued + running) for at, queued in pairs)
 
 
 GROWTH: dict[str, tuple[tuple[QueueSample, ...], float]] = {
@@ -37,7 +37,7 @@ GROWTH: dict[str, tuple[tuple[QueueSample, ...], float]] = {
 def test_growth(case: str) -> None:
     """Growth is taken over a span that can carry it."""
     samples, expected = GROWTH[case]
-    actual = growth_per_second(samples)
+    actual = growth(samples).queued
 
     assert expected == actual
 
@@ -89,7 +89,7 @@ def test_load(case: str) -> None:
     demand, queue, tokens_per_request, expected = LOADS[case]
     actual = forecast(
         demand,
-        queue_growth_per_second=growth_per_second(queue),
+        queue_growth_per_second=growth(queue).queued,
         tokens_per_request=tokens_per_request,
         queue_tolerated=8,
         start_seconds=120,
@@ -115,9 +115,15 @@ def test_a_pod_that_reports_again_is_no_growth() -> None:
     queue = remember_queue(queue, load_of(ready=4, known=3, queue=30), now=NOW - 2)
     queue = remember_queue(queue, load_of(ready=4, known=3, queue=30), now=NOW - 1)
     queue = remember_queue(queue, load_of(ready=4, queue=40), now=NOW)
-    actual = growth_per_second(queue)
 
-    assert actual == 0.0
+    assert growth(queue) == NO_GROWTH
+
+
+def test_a_batch_that_fills_is_growth_of_what_is_in_flight() -> None:
+    """Thirty more run after ten seconds, and five fewer wait."""
+    queue = (*_samples((-10, 8), running=20), *_samples((0, 3), running=50))
+
+    assert growth(queue) == Growth(queued=-0.5, in_flight=2.5)
 
 
 TOKENS: dict[str, tuple[float | None, Demand, float | None]] = {

@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 
 from modelfleet.decide import pace as pacing
+from modelfleet.decide.demand import NO_GROWTH, Growth
 from modelfleet.decide.pace import LEAST_WITHIN, NO_PACE, Pace, Samples
 from modelfleet.decide.snapshot import Pod
 from tests.builders import MAX_AGE_SECONDS, NOW, PodBuilder, ready
@@ -24,10 +25,10 @@ def sample(*pods: Pod) -> Samples:
     return pacing.sample(pods, limit_seconds=LIMIT, queue_tolerated=TOLERATED, now=NOW, max_age_seconds=MAX_AGE_SECONDS)
 
 
-def load_in_replicas(pace: Pace, *pods: Pod, queue_growth_per_second: float = 0.0) -> float | None:
+def load_in_replicas(pace: Pace, *pods: Pod, growth: Growth = NO_GROWTH, cold: bool = False) -> float | None:
     """Return the load under the limit, by what is read of pods now."""
     filled = pacing.load_in_replicas(
-        pace, sample(*pods), limit_seconds=LIMIT, queue_growth_per_second=queue_growth_per_second
+        pace, sample(*pods), growth, limit_seconds=LIMIT, ready=max(1, len(pods)), cold=cold
     )
     return None if filled is None else filled.replicas
 
@@ -84,7 +85,7 @@ def test_a_pod_with_tokens_and_no_pace_makes_the_load_a_lower_bound() -> None:
     """Whose pace is lost is named; where nobody tells it the load by pace is unknown, and never zero."""
     told, lost = busy("pod-0", pace=0.050).build(), busy("pod-1", pace=0.050).lost("inter_token")
     filled = pacing.load_in_replicas(
-        KNOWN, sample(told, lost.build()), limit_seconds=LIMIT, queue_growth_per_second=0.0
+        KNOWN, sample(told, lost.build()), NO_GROWTH, limit_seconds=LIMIT, ready=2, cold=False
     )
 
     assert filled is not None
@@ -98,7 +99,7 @@ def test_a_growing_queue_is_load_that_arrives() -> None:
     """Each request is 0.1 replica-seconds of work: four more a second are 0.4 of work, half a replica."""
     pace = replace(KNOWN, busy_seconds=50.0, requests=500.0)
     pods = (busy("pod-0", pace=0.050).build(),)
-    found = load_in_replicas(pace, *pods, queue_growth_per_second=4.0)
+    found = load_in_replicas(pace, *pods, growth=Growth(queued=4.0, in_flight=9.0))
 
     assert found == pytest.approx(1.0 + 0.4 / 0.8)
 
@@ -107,7 +108,24 @@ def test_a_shrinking_queue_never_makes_the_load_negative() -> None:
     """Clients that give up shorten it too."""
     pace = replace(KNOWN, busy_seconds=50.0, requests=500.0)
 
-    assert load_in_replicas(pace, queue_growth_per_second=-100.0) == 0.0
+    assert load_in_replicas(pace, growth=Growth(queued=-100.0, in_flight=-100.0)) == 0.0
+
+
+@pytest.mark.parametrize(
+    ("pace", "cold", "want"),
+    [
+        pytest.param(0.050, True, 1.0 + 0.9 / 0.8, id="what the batch takes in is not worked on"),
+        pytest.param(0.050, False, 1.0 + 0.4 / 0.8, id="a forecast decides: what waits"),
+        pytest.param(0.040, True, (0.75 + 0.4) / 0.8, id="there is room: what the batch takes in is worked on"),
+    ],
+)
+def test_a_batch_that_grows_in_an_overload_is_load_that_arrives(pace: float, cold: bool, want: float) -> None:
+    """Nine requests more a second in flight, of which four wait, and each is 0.1 replica-seconds of work."""
+    known = replace(KNOWN, busy_seconds=50.0, requests=500.0)
+    pods = (busy("pod-0", pace=pace).build(),)
+    found = load_in_replicas(known, *pods, growth=Growth(queued=4.0, in_flight=9.0), cold=cold)
+
+    assert found == pytest.approx(want)
 
 
 def test_unknown_is_not_zero() -> None:

@@ -104,7 +104,8 @@ def _memory(random: Random) -> Memory:
         scale_events=tuple(ScaleEvent(NOW - 40 + 9 * number, change) for number, change in enumerate(changes)),
         load=LoadMemory(
             queue=tuple(
-                QueueSample(NOW - 8 + number, random.choice((0, 3, 40, 200))) for number in range(random.randrange(8))
+                QueueSample(NOW - 8 + number, random.choice((0, 3, 40, 200)), random.choice((3, 200)))
+                for number in range(random.randrange(8))
             ),
             measured=random.choice(
                 (

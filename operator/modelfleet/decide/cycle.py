@@ -28,7 +28,7 @@ from modelfleet.decide.demand import Demand, demand
 from modelfleet.decide.forecast import (
     MIN_GROWTH_SPAN_SECONDS,
     forecast,
-    growth_per_second,
+    growth,
     learn_token_mix,
     learn_tokens_per_request,
     remember_queue,
@@ -220,10 +220,10 @@ def _recommend(
         prior_tokens_per_second=observed.prior_output_tokens_per_second,
         start_seconds=memory.start_seconds,
     )
-    growth = growth_per_second(queue)
+    requests = growth(queue)
     load = forecast(
         seen,
-        queue_growth_per_second=growth,
+        queue_growth_per_second=requests.queued,
         tokens_per_request=tokens_per_request,
         queue_tolerated=float(limits.queued_requests * seen.ready),
         start_seconds=supply.start_seconds,
@@ -231,17 +231,17 @@ def _recommend(
     filled = load_in_replicas(
         pace,
         samples,
+        growth(queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)),
         limit_seconds=limit_seconds,
-        queue_growth_per_second=growth_per_second(
-            queue, since=now - max(observed.rate_window_seconds, MIN_GROWTH_SPAN_SECONDS)
-        ),
+        ready=seen.ready,
+        cold=known.lookback.replicas is None,
     )
     needed = need(
         seen,
         load,
         supply,
         load_in_replicas=None if filled is None else filled.replicas,
-        queue_growth_per_second=growth,
+        queue_growth_per_second=requests.queued,
     )
     lookback = known.lookback
     # Without the pace, throughput that was bounded by the replicas of its time would pass for the load of its time;
@@ -272,7 +272,7 @@ def _recommend(
         planned=lookback.replicas if full is not None and target is None else None,
         current=current,
         queued_per_replica=limits.queued_requests,
-        queue_falls=growth < 0,
+        queue_falls=requests.queued < 0,
         tolerance=limits.tolerance,
     )
     learned = LoadMemory(queue, measured, pace, lookback, tokens_per_request, token_mix)

@@ -52,6 +52,22 @@ class Demand:
     missing: str
 
 
+@value
+class Growth:
+    """Requests per second that come beyond what goes; negative while there are fewer by the moment.
+
+    Attributes:
+        queued: Of those that wait.
+        in_flight: Of those that wait and those that run.
+    """
+
+    queued: float = 0.0
+    in_flight: float = 0.0
+
+
+NO_GROWTH: Final = Growth()
+
+
 def demand(pods: tuple[Pod, ...], *, now: float, max_age_seconds: float) -> Demand | Missing:
     """Add up the fresh signals of the ready pods.
 

@@ -7,7 +7,7 @@ per second, so that one number says what is needed.
 
 from typing import Final
 
-from modelfleet.decide.demand import Demand
+from modelfleet.decide.demand import NO_GROWTH, Demand, Growth
 from modelfleet.decide.history import QueueSample, TokenMix
 from modelfleet.decide.snapshot import Missing
 from modelfleet.decide.value import value
@@ -73,8 +73,8 @@ def forecast(
     return Load(served, growth, min(excess * tokens_per_request / start_seconds, served + growth))
 
 
-def growth_per_second(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> float:
-    """Return the queue's growth in requests per second over the samples; 0 when they span too little.
+def growth(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> Growth:
+    """Return how fast requests become more over the samples; not at all when they span too little.
 
     Args:
         queue: Oldest first.
@@ -85,12 +85,17 @@ def growth_per_second(queue: tuple[QueueSample, ...], *, since: float = 0.0) -> 
         if first.at >= since:
             last = queue[-1]
             span = last.at - first.at
-            return (last.queued_requests - first.queued_requests) / span if span >= MIN_GROWTH_SPAN_SECONDS else 0.0
-    return 0.0
+            if span < MIN_GROWTH_SPAN_SECONDS:
+                break
+            return Growth(
+                (last.queued_requests - first.queued_requests) / span,
+                (last.in_flight_requests - first.in_flight_requests) / span,
+            )
+    return NO_GROWTH
 
 
 def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float) -> tuple[QueueSample, ...]:
-    """Append this tick's queue length and drop what left the growth window.
+    """Append this tick's requests and drop what left the growth window.
 
     A partial sum is left out: a pod that reports again would look like growth.
     """
@@ -98,9 +103,10 @@ def remember_queue(queue: tuple[QueueSample, ...], demand: Demand, *, now: float
     kept = 0
     while kept < len(queue) and queue[kept].at <= since:
         kept += 1
-    if demand.queued_requests.known < demand.ready:
+    queued, running = demand.queued_requests, demand.running_requests
+    if queued.known < demand.ready or running.known < demand.ready:
         return queue[kept:]
-    return (*queue[kept:], QueueSample(now, demand.queued_requests.value))
+    return (*queue[kept:], QueueSample(now, queued.value, queued.value + running.value))
 
 
 def learn_tokens_per_request(known: float | None, demand: Demand) -> float | None:

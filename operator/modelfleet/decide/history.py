@@ -24,10 +24,11 @@ class ScaleEvent:
 
 @value
 class QueueSample:
-    """Waiting requests of the whole deployment at one moment."""
+    """Requests of the whole deployment at one moment: those that wait, and those with an engine at work too."""
 
     at: float
     queued_requests: float
+    in_flight_requests: float
 
 
 @value

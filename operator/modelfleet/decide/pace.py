@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from math import inf
 from typing import Final
 
-from modelfleet.decide.demand import should_tell
+from modelfleet.decide.demand import Growth, should_tell
 from modelfleet.decide.snapshot import Pod, Signal
 from modelfleet.decide.value import value
 
@@ -295,21 +295,27 @@ class Filled:
 
 
 def load_in_replicas(
-    pace: Pace, samples: Samples, *, limit_seconds: float, queue_growth_per_second: float
+    pace: Pace, samples: Samples, growth: Growth, *, limit_seconds: float, ready: int, cold: bool
 ) -> Filled | None:
     """Return the load in replicas; None until a token came, and while tokens come whose pace no pod tells.
+
+    Work that is done is no more than the replicas can do. What comes beyond waits in the queue, or makes batches grow
+    whose steps are too long already; the second is counted while nothing better is known.
 
     Args:
         pace: What was learned.
         samples: Of the serving pods: a lower bound where one is missing.
+        growth: Of the requests, in the time of the samples.
         limit_seconds: Longest time between tokens that is wanted, > 0.
-        queue_growth_per_second: Requests that arrive beyond what is served; negative while the queue shrinks.
+        ready: How many replicas serve.
+        cold: Whether no forecast decides yet.
     """
     seen = pace.constant_seconds
     if seen is None or (samples.missing and not samples.telling):
         return None
     # Work and room for it by the same constant: a replica at the limit is one replica of load whatever it is.
     constant = min((1.0 - LEAST_USABLE) * limit_seconds, max((1.0 - MOST_USABLE) * limit_seconds, seen))
-    arriving = samples.work(constant) + queue_growth_per_second * pace.work_per_request(constant)
-    replicas = max(0.0, arriving) / (1.0 - constant / limit_seconds)
-    return Filled(replicas, seen, pace.known, samples.missing)
+    room, work = 1.0 - constant / limit_seconds, samples.work(constant)
+    beyond = growth.in_flight if cold and work >= ready * room else growth.queued
+    arriving = max(0.0, work + beyond * pace.work_per_request(constant))
+    return Filled(arriving / room, seen, pace.known, samples.missing)
