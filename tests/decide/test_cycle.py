@@ -9,7 +9,7 @@ from modelfleet.api.conditions import Limit, Reason
 from modelfleet.api.modeldeployment import Mode
 from modelfleet.decide.cycle import decide
 from modelfleet.decide.history import Measured, Memory, Recommendation
-from modelfleet.decide.plan import Decision, Plan, StepName
+from modelfleet.decide.plan import Decision, Facts, Plan, StepName
 from modelfleet.decide.snapshot import Allowance, Tokens
 from tests.builders import (
     NOW,
@@ -32,6 +32,37 @@ from tests.builders import (
 def _decide(made: DeploymentBuilder, memory: Memory | None = None, **world: Any) -> tuple[Decision, Plan]:
     plan = decide(fleet(made, **world), {} if memory is None else {made.key: memory})
     return plan.decisions[made.key], plan
+
+
+# --- what the load is counted from ---------------------------------------------------------------
+
+
+def _six_seconds(*, more_waiting: float = 0.0, more_running: float = 0.0) -> Facts:
+    """Return the facts of the last of six decisions on one replica whose steps take four times the limit."""
+    made, history = deployment().having(prior_output_tokens_per_second=None), {}
+    for second in range(6):
+        pod = ready().inter_token(0.2).tokens(100).finished(4)
+        pod = pod.queue(more_waiting * second).running(20 + more_running * second)
+        plan = decide(fleet(replace(made, made=(pod,)), now=NOW + second), history)
+        history = dict(plan.history)
+    facts = plan.decisions[made.key].facts
+    assert isinstance(facts, Facts) and facts.pace is not None
+    return facts
+
+
+def test_what_a_full_batch_takes_in_is_load_that_arrives() -> None:
+    """0.9 s of each second are work, of 0.6 that the limit leaves. When 5 more a second run that is not all."""
+    still, growing = _six_seconds().pace, _six_seconds(more_running=5).pace
+    assert still is not None and growing is not None
+
+    assert still.replicas == pytest.approx(0.9 / 0.6)
+    assert growing.replicas > 1.5 * still.replicas
+
+
+def test_a_growing_queue_asks_for_places() -> None:
+    """Four finish a second, and one more waits: a quarter more places than are taken."""
+    assert _six_seconds().need.asking == 20
+    assert _six_seconds(more_waiting=1).need.asking == 25
 
 
 # --- where a decision starts --------------------------------------------------------------------

@@ -19,7 +19,7 @@ from modelfleet.decide.explain import (
     status,
     unblock,
 )
-from modelfleet.decide.history import Memory, Recommendation
+from modelfleet.decide.history import Memory, QueueSample, Recommendation
 from modelfleet.decide.plan import Decision, Plan, Step, StepName
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Allowance, Fault, Observed, Tokens
@@ -595,11 +595,24 @@ def test_partial_signals_of_a_new_pod_are_named_as_such() -> None:
     assert actual == "some signals are missing (new pods have not reported yet)"
 
 
+GROWS = FREE.pods(ready().queue(5).running(20).tokens(800).finished(4))
+
+
+def _remembering(made: DeploymentBuilder, *queue: QueueSample) -> Memory:
+    memory = watched(made, measured=measured(running=32), tokens_per_request=200.0)
+    return replace(memory, load=replace(memory.load, queue=queue))
+
+
 DETAILS: dict[str, tuple[Told, str]] = {
     "all three measures": (
         _tell(FREE.pods(*THREE), watched(FREE.pods(*THREE), measured=measured(running=32), tokens_per_request=200.0)),
         "max(tokens (9100 served +0 queue growth + 28 backlog) / 100 = 91.28, running 27 / 25.6 = 1.05, "
         "queue 41 / 8 = 5.12)",
+    ),
+    "a queue that grows": (
+        _tell(GROWS, _remembering(GROWS, QueueSample(NOW - 4, 1, 21))),
+        "max(tokens (800 served +200 queue growth + 0 backlog) / 100 = 10.00, "
+        "running (20 +5 queue growth) / 25.6 = 0.98, queue 5 / 8 = 0.62)",
     ),
     "a queue that is longer than it may ask for": (
         _tell(FREE.pods(ready().queue(4000))),

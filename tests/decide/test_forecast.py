@@ -1,5 +1,7 @@
 """Step 3: the load one replica start ahead."""
 
+from dataclasses import replace
+
 import pytest
 
 from modelfleet.decide.demand import NO_GROWTH, Demand, Growth
@@ -15,7 +17,7 @@ from modelfleet.decide.forecast import (
 )
 from modelfleet.decide.history import QueueSample, TokenMix
 from modelfleet.decide.snapshot import Missing
-from tests.builders import NOW, load_of
+from tests.builders import NOW, load_of, total
 
 
 def _samples(*pairs: tuple[float, float], running: float = 0.0) -> tuple[QueueSample, ...]:
@@ -124,6 +126,15 @@ def test_a_batch_that_fills_is_growth_of_what_is_in_flight() -> None:
     queue = (*_samples((-10, 8), running=20), *_samples((0, 3), running=50))
 
     assert growth(queue) == Growth(queued=-0.5, in_flight=2.5)
+
+
+def test_what_runs_is_remembered_beside_what_waits() -> None:
+    """Where one of them is partial nothing is: a pod that reports again would look like growth."""
+    whole = load_of(ready=4, queue=3, running=20)
+    (sample,) = remember_queue((), whole, now=NOW)
+
+    assert sample == QueueSample(NOW, 3, 23)
+    assert remember_queue((), replace(whole, running_requests=total(15, of=4, known=3)), now=NOW) == ()
 
 
 TOKENS: dict[str, tuple[float | None, Demand, float | None]] = {

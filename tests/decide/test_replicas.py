@@ -5,10 +5,10 @@ from dataclasses import dataclass, replace
 import pytest
 
 from modelfleet.decide.capacity import Capacity, CapacitySource
-from modelfleet.decide.demand import Demand, Total
+from modelfleet.decide.demand import Demand
 from modelfleet.decide.forecast import Load
 from modelfleet.decide.replicas import MOST_REPLICAS, Measure, Need, need, replicas
-from tests.builders import carries, load_of
+from tests.builders import carries, load_of, total
 
 A_HUNDRED = carries(100)
 WITH_ROOM = carries(100, running=32)
@@ -334,7 +334,7 @@ def _need(
     capacity: Capacity = WITH_ROOM,
 ) -> Need:
     demand = load_of(ready=4, running=running, tokens=tokens)
-    told = Total(finished or 0.0, 4 if finished is not None else 3, 1.0, "")
+    told = total(8.0, of=4, known=3) if finished is None else total(finished, of=4, known=4)
     return need(
         replace(demand, finished_requests_per_second=told),
         Load(tokens, 0.0, 0.0),
