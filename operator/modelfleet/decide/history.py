@@ -24,7 +24,7 @@ class ScaleEvent:
 
 @value
 class QueueSample:
-    """Requests of the whole deployment at one moment: those that wait, and those with an engine at work too."""
+    """Requests of the whole deployment at one moment: those that wait, and those that wait or run."""
 
     at: float
     queued_requests: float

@@ -35,7 +35,7 @@ from modelfleet.decide.value import value
 QUEUE_GROWTH_FACTOR: Final = 2
 QUEUE_GROWTH_PODS: Final = 4
 MOST_MORE: Final = 1.0
-"""Places that arriving requests ask for, by those taken: in the first seconds of a burst few have finished."""
+"""As many places again as are taken, at most: in the first seconds of a burst few have finished."""
 HALF_REPLICA: Final = 0.5
 """A forecast that asks for one replica less must do so by this much: loads wander, and starts are dear."""
 MOST_REPLICAS: Final = 100_000
