@@ -85,6 +85,16 @@ def day(at: float) -> float:
     return 11.0 - 9.0 * math.cos(2 * math.pi * at / (3 * HOUR))
 
 
+def swings(at: float) -> float:
+    """Return two replicas, and every ninety minutes a hill of forty: up in ten minutes, down in thirty."""
+    part = at % 5400
+    return 2.0 + 38.0 * (part / 600 if part < 600 else max(0.0, 1.0 - (part - 600) / 1800))
+
+
+RISE = [5.0 + bucket / 4 for bucket in range(60)]
+"""A replica of load more every forty seconds, a bucket each."""
+
+
 def test_a_minute_is_seen_before_it_decides() -> None:
     """Until then the present load does."""
     young = live([3.0] * (LEAST_BUCKETS - 1))
@@ -128,6 +138,34 @@ def test_bursts_shorter_than_a_start_are_met_by_a_constant_fleet_or_not_at_all()
     assert max(asked) - min(asked) < 0.5  # type: ignore[type-var,operator]
     assert _whole(dear.replicas or 0.0) >= 10
     assert _whole(cheap.replicas or 0.0) <= 2
+
+
+def test_a_trend_carries_a_rise_on_and_leaves_a_fall_alone() -> None:
+    """By as much as the average rose within the last start; a fall is no reason to expect less than what is there."""
+    rising, falling = (live(loads).tracks[FORECASTS.index(Forecast(6, 1, trend=True))] for loads in (RISE, RISE[::-1]))
+    plain = live(RISE).tracks[FORECASTS.index(Forecast(6, 1))]
+
+    in_a_start = RISE[int(START_SECONDS / BUCKET_SECONDS)] - RISE[0]
+    assert rising.value == pytest.approx(plain.value + in_a_start)
+    assert falling.value == live(RISE[::-1]).tracks[FORECASTS.index(Forecast(6, 1))].value
+
+
+def test_a_trend_waits_for_a_start_of_past() -> None:
+    """Before that nobody knows how much a load rises within one."""
+    young = live(RISE[: int(START_SECONDS / BUCKET_SECONDS)])
+    plain, trend = (young.tracks[FORECASTS.index(Forecast(3, 1, trend=each))] for each in (False, True))
+
+    assert trend.value == plain.value
+
+
+def test_a_load_that_rises_fast_and_falls_again_is_met_by_its_trend() -> None:
+    """With a peak alone, the margin that the rise needs would be held through the fall."""
+    past = live(hours(6, swings))
+
+    assert past.forecast.trend
+    assert past.margin < 1.5
+    held = {trend: min(costs(past, Forecast(3, 1, trend=trend))) for trend in (False, True)}
+    assert held[True] < 0.9 * held[False]
 
 
 def test_a_load_that_wanders_is_followed() -> None:
@@ -234,7 +272,7 @@ def test_its_memory_is_bounded(load: Callable[[float], float]) -> None:
     """More than a day keeps few peaks and a few starts, whatever the load."""
     past = live(hours(26, load))
 
-    assert len(past.recent) <= 6
+    assert len(past.recent) <= 6 + START_SECONDS / BUCKET_SECONDS
     assert max(map(len, (*past.peaks, *(track.trough for track in past.tracks)))) < 500
 
 
@@ -263,6 +301,7 @@ def test_every_forecast_has_a_name_of_its_own() -> None:
     """The status tells them apart."""
     assert len({forecast.name for forecast in FORECASTS}) == len(FORECASTS)
     assert Forecast(3, 1).name == "30s-peak-1-starts"
+    assert Forecast(3, 1, trend=True).name == "30s-trend-1-starts"
     assert [round(100 * margin) for margin in MARGINS] == sorted({round(100 * margin) for margin in MARGINS})
 
 

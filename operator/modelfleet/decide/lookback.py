@@ -2,10 +2,11 @@
 
 No forecast fits every load. A load that wanders is followed; one that bursts for less time than a pod takes to
 start is met by what is there already or not at all, and then a constant fleet is best. So several are kept and
-judged: a forecast is the peak, over some time, of the load averaged over some time, times a margin. Every ten
-seconds each pays for the replicas it would have asked for, and for the load that would have found too few: what
-it asked for serves only once it was asked for as long as a start takes. Which part of that load would have been late
-is learned too (lateness.py). The cheapest so far decides, and gives way only to one that is clearly cheaper.
+judged: a forecast is the peak, over some time, of the load averaged over some time, times a margin. Two carry a load
+that rises on by its trend: the margin that a rise needs is not held through the fall. Every ten seconds each pays
+for the replicas it would have asked for, and for the load that would have found too few: what it asked for serves
+only once it was asked for as long as a start takes. Which part of that load would have been late is learned too
+(lateness.py). The cheapest so far decides, and gives way only to one that is clearly cheaper.
 
 The price of missed load against replicas is the one knob.
 """
@@ -69,16 +70,23 @@ class Forecast:
     Attributes:
         averaged_buckets: The load is averaged over so many buckets.
         peak_starts: The highest such average within so many start times is taken; None within a day.
+        trend: Each average is carried on by as much as it rose within the last start.
     """
 
     averaged_buckets: int
     peak_starts: int | None
+    trend: bool = False
 
     @property
     def name(self) -> str:
         """A word for it, as the status keeps it."""
         peak = "day" if self.peak_starts is None else f"{self.peak_starts}-starts"
-        return f"{self.averaged_buckets * BUCKET_SECONDS:.0f}s-peak-{peak}"
+        return f"{self.averaged_buckets * BUCKET_SECONDS:.0f}s-{'trend' if self.trend else 'peak'}-{peak}"
+
+    @property
+    def level(self) -> tuple[int, bool]:
+        """What the peak is taken of: one of LEVELS."""
+        return self.averaged_buckets, self.trend
 
 
 FORECASTS: Final = (
@@ -86,22 +94,22 @@ FORECASTS: Final = (
     Forecast(1, None),
     Forecast(3, 1),
     Forecast(3, 3),
-    Forecast(3, 10),
     Forecast(3, None),
     Forecast(6, 1),
-    Forecast(6, 3),
+    Forecast(3, 1, trend=True),
+    Forecast(6, 1, trend=True),
 )
-AVERAGES: Final = tuple(sorted({forecast.averaged_buckets for forecast in FORECASTS}))
-LONGEST_AVERAGE: Final = AVERAGES[-1]
+LEVELS: Final = tuple(sorted({forecast.level for forecast in FORECASTS}))
+LONGEST_AVERAGE: Final = max([forecast.averaged_buckets for forecast in FORECASTS])
 PEAKS: Final = frozenset(forecast.peak_starts for forecast in FORECASTS)
 LONGEST_PEAK: Final = {
-    length: max(
-        [forecast.peak_starts for forecast in FORECASTS if forecast.averaged_buckets == length],
+    level: max(
+        [forecast.peak_starts for forecast in FORECASTS if forecast.level == level],
         key=lambda starts: inf if starts is None else starts,
     )
-    for length in AVERAGES
+    for level in LEVELS
 }
-"""For each average, how far back the forecasts that take its peak look at most."""
+"""For each level, how far back the forecasts that take its peak look at most."""
 FIRST_CHOICE: Final[tuple[int, int]] = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
 """What decides until another is known to be cheaper: follow the last half minute, with the largest margin: what grows
 from nothing has no past that could warn of it."""
@@ -252,7 +260,7 @@ class Lookback:
         lateness: Which part of the requests is late at a load.
         buckets: How many were closed.
         recent: Loads of the last closed buckets, oldest first.
-        peaks: For each of AVERAGES, the highest such averages of the longest time that a forecast looks back.
+        peaks: For each of LEVELS, its highest values of the longest time that a forecast looks back.
         tracks: The forecasts, as FORECASTS.
         costs: What they cost.
         choice: Numbers of the forecast and of the margin that decide.
@@ -264,7 +272,7 @@ class Lookback:
     lateness: Lateness = PRIOR
     buckets: int = 0
     recent: tuple[float, ...] = ()
-    peaks: tuple[Window, ...] = ((),) * len(AVERAGES)
+    peaks: tuple[Window, ...] = ((),) * len(LEVELS)
     tracks: tuple[Track, ...] = (Track(),) * len(FORECASTS)
     costs: Costs = NO_COSTS
     choice: tuple[int, int] = FIRST_CHOICE
@@ -355,11 +363,11 @@ def look_back(
     share = met * bucket.seconds / bucket.serving if bucket.serving > 0.0 else inf
     if not catching_up and bucket.tokens > 0.0 and share <= HALF_LATE_SHARE:
         lateness = learn(lateness, share=share, late=late, kept=KEPT)
-    recent = (*lookback.recent, seen)[-LONGEST_AVERAGE:]
+    recent = (*lookback.recent, seen)[-LONGEST_AVERAGE - start_buckets :]
     since = {starts: number + 1 - _span(starts, start_buckets) for starts in PEAKS}
     peaks = {
-        length: _slide_peaks(peak, number, _average(recent, length), since=since[LONGEST_PEAK[length]])
-        for length, peak in zip(AVERAGES, lookback.peaks, strict=True)
+        level: _slide_peaks(peak, number, _level(recent, level, start_buckets), since=since[LONGEST_PEAK[level]])
+        for level, peak in zip(LEVELS, lookback.peaks, strict=True)
     }
     costs = lookback.costs
     if lateness.believed != lookback.lateness.believed:
@@ -372,7 +380,7 @@ def look_back(
         [
             _follow(
                 track,
-                _peak(peaks[forecast.averaged_buckets], since[forecast.peak_starts]),
+                _peak(peaks[forecast.level], since[forecast.peak_starts]),
                 number,
                 start_buckets,
                 min_replicas,
@@ -466,6 +474,16 @@ def _choose(costs: Costs, choice: tuple[int, int], latency_weight: float) -> tup
     if totals[cheapest] >= totals[now] * (1.0 - SURE) - SURE_REPLICA_SECONDS:
         return choice
     return divmod(cheapest, len(MARGINS))
+
+
+def _level(recent: tuple[float, ...], level: tuple[int, bool], start_buckets: int) -> float:
+    """Return the average of the last loads, carried on by its trend where the level says so."""
+    length, trend = level
+    now = _average(recent, length)
+    if not trend or len(recent) <= start_buckets:
+        return now
+    rose = now - _average(recent[:-start_buckets], length)
+    return now + rose if rose > 0.0 else now
 
 
 def _average(recent: tuple[float, ...], length: int) -> float:
