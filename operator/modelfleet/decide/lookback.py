@@ -480,9 +480,10 @@ def _level(recent: tuple[float, ...], level: tuple[int, bool], start_buckets: in
     """Return the average of the last loads, carried on by its trend where the level says so."""
     length, trend = level
     now = _average(recent, length)
-    if not trend or len(recent) <= start_buckets:
+    past = recent[-length - start_buckets : -start_buckets]
+    if not trend or not past:
         return now
-    rose = now - _average(recent[:-start_buckets], length)
+    rose = now - sum(past) / len(past)
     return now + rose if rose > 0.0 else now
 
 
