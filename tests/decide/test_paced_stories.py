@@ -4,11 +4,14 @@ One replica meets the limit of 50 ms up to 1,000 tokens/s, five requests per sec
 """
 
 import re
+from dataclasses import replace
 
 import pytest
 
 from modelfleet.decide.explain import scale_event, status
 from modelfleet.decide.lateness import late_share
+from modelfleet.decide.lookback import FORECASTS, Forecast
+from modelfleet.decide.plan import Facts
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Learned, Missing
 from tests.builders import DeploymentBuilder, deployment
@@ -178,6 +181,24 @@ def test_the_status_shows_the_forecast_its_margin_and_the_load() -> None:
     assert in_time == pytest.approx(0.99, abs=0.002)
     assert told.learned.idle_inter_token_microseconds > 0
     assert told.learned.margin_percent == round(100 * margin)
+
+
+def test_the_status_says_when_a_trend_decides() -> None:
+    """A trend is no peak: who does the sum again must know which it was."""
+    story = _story(replicas=2)
+    story.play(300, requests_per_second=9)
+    assert story.decision is not None and story.plan is not None
+    facts = story.decision.facts
+    assert isinstance(facts, Facts)
+    trend = FORECASTS.index(Forecast(6, 1, trend=True))
+    decision = replace(story.decision, facts=replace(facts, lookback=replace(facts.lookback, choice=(trend, 3))))
+    observed = story.made.build(story.now)
+    told = status(observed, decision, story.plan.history[observed.key], previous=None, now=story.now)
+
+    assert told.decision is not None
+    assert re.match(
+        r"max\(load \S+ \(trend of \d+ s, averaged over 60 s\) × 1.25 = ", told.decision.steps[0].detail or ""
+    )
 
 
 def test_an_event_says_which_forecast_called_for_the_change() -> None:
