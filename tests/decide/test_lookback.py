@@ -140,14 +140,15 @@ def test_bursts_shorter_than_a_start_are_met_by_a_constant_fleet_or_not_at_all()
     assert _whole(cheap.replicas or 0.0) <= 2
 
 
-def test_a_trend_carries_a_rise_on_and_leaves_a_fall_alone() -> None:
+@pytest.mark.parametrize("averaged", [3, 6])
+def test_a_trend_carries_a_rise_on_and_leaves_a_fall_alone(averaged: int) -> None:
     """By as much as the average rose within the last start; a fall is no reason to expect less than what is there."""
-    rising, falling = (live(loads).tracks[FORECASTS.index(Forecast(6, 1, trend=True))] for loads in (RISE, RISE[::-1]))
-    plain = live(RISE).tracks[FORECASTS.index(Forecast(6, 1))]
+    rise, fall = live(RISE), live(RISE[::-1])
+    peak, trend = (FORECASTS.index(Forecast(averaged, 1, trend=each)) for each in (False, True))
 
     in_a_start = RISE[int(START_SECONDS / BUCKET_SECONDS)] - RISE[0]
-    assert rising.value == pytest.approx(plain.value + in_a_start)
-    assert falling.value == live(RISE[::-1]).tracks[FORECASTS.index(Forecast(6, 1))].value
+    assert rise.tracks[trend].value == pytest.approx(rise.tracks[peak].value + in_a_start)
+    assert fall.tracks[trend].value == fall.tracks[peak].value
 
 
 def test_a_trend_waits_for_a_start_of_past() -> None:
