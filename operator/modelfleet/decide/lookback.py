@@ -480,11 +480,8 @@ def _level(recent: tuple[float, ...], level: tuple[int, bool], start_buckets: in
     """Return the average of the last loads, carried on by its trend where the level says so."""
     length, trend = level
     now = _average(recent, length)
-    past = recent[-length - start_buckets : -start_buckets]
-    if not trend or not past:
-        return now
-    rose = now - sum(past) / len(past)
-    return now + rose if rose > 0.0 else now
+    past = recent[:-start_buckets] if trend else ()
+    return now + max(0.0, now - _average(past, length)) if past else now
 
 
 def _average(recent: tuple[float, ...], length: int) -> float:
