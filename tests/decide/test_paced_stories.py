@@ -176,6 +176,7 @@ def test_the_status_shows_the_forecast_its_margin_and_the_load() -> None:
     assert load * margin == pytest.approx(planned, abs=0.1 * margin)
     assert "; now time between tokens" in detail
     assert float(signals["loadInReplicas"] or 0) == pytest.approx(load, abs=0.2)
+    assert (signals["targetSource"] or "").endswith(", not used")
     steepness = told.learned.late_steepness_tenths / 10
     in_time = 1 - late_share(float(signals["shareOfReplicaFor99PercentInTime"] or 0), steepness)
     assert in_time == pytest.approx(0.99, abs=0.002)

@@ -83,9 +83,12 @@ async def test_it_is_open_loop_against_a_slow_server(start_engine: StartEngine) 
     generator = Generator(pool_of(running))
     arrivals = every(0.02, 50, output=2)
     running_load = asyncio.create_task(generator.run(arrivals))
-    await asyncio.sleep(1.1)
-    # 50 were due in the first second, and the server can have answered 11 of them.
-    assert running.engine.open_requests >= 35
+    most_open = 0
+    while not running_load.done():
+        most_open = max(most_open, running.engine.open_requests)
+        await asyncio.sleep(0.01)
+    # 50 are due within a second, of which the server can have answered 11. One that waits for answers has one open.
+    assert most_open >= 20
     report = await running_load
     assert report.completed == 50
     slowest = report.time_to_first_token_seconds.p99
@@ -95,8 +98,8 @@ async def test_it_is_open_loop_against_a_slow_server(start_engine: StartEngine) 
 
 
 async def test_the_least_loaded_pod_gets_the_next(start_engine: StartEngine) -> None:
-    slow, fast = await start_engine(decodeBaseMs=200.0), await start_engine(decodeBaseMs=1.0)
-    report = await Generator(pool_of(slow, fast)).run(every(0.01, 40))
+    slow, fast = await start_engine(decodeBaseMs=1000.0), await start_engine(decodeBaseMs=1.0)
+    report = await Generator(pool_of(slow, fast)).run(every(0.05, 40))
     assert report.completed == 40
     assert report.by_pod["pod-1"] > 3 * report.by_pod["pod-0"]
 

@@ -64,6 +64,63 @@ def test_request_traces(text: str, format_name: str, bad_rows: int, want: list[t
     assert [(round(a.at_seconds, 6), a.prompt_tokens, a.output_tokens) for a in got] == want
 
 
+@pytest.mark.parametrize(
+    ("text", "bad_samples", "want"),
+    {
+        "a quote that is never closed": (
+            't_s,prompt_tokens,output_tokens\n0,1,2\n9,"100,5\n2,3,4\n',
+            ["line 3: unexpected end of data"],
+            [(0.0, 1, 2), (2.0, 3, 4)],
+        ),
+        "a quoted header after blank lines": (
+            '\n\n"t_s","prompt_tokens","output_tokens"\n"0","1","2"\n\n2,3\n',
+            ["line 6: no 'output_tokens'"],
+            [(0.0, 1, 2)],
+        ),
+        "whole numbers as floats": (
+            "t_s,prompt_tokens,output_tokens\n0,1.0,2e1\n1,1.5,2\n2,nan,2\n",
+            [
+                "line 3: 1.5 tokens, where 1 to 1,000,000 can be played",
+                "line 4: nan tokens, where 1 to 1,000,000 can be played",
+            ],
+            [(0.0, 1, 20)],
+        ),
+        "a first line of JSON that is torn": (
+            '{"t_s": 0, "prompt\n{"t_s": 1, "prompt_tokens": 2, "output_tokens": 3}\n'
+            '{"t_s": 1, "prompt_tokens": true, "output_tokens": 3}\n',
+            ["line 1: Unterminated string starting at: line 1 column 12 (char 11)", "line 3: True is no number"],
+            [(0.0, 2, 3)],
+        ),
+        "a field of 200 kB": (
+            f"t_s,prompt_tokens,output_tokens\n0,{'1' * 200_000},1\n1,2,3\n",
+            ["line 2: "],
+            [(0.0, 2, 3)],
+        ),
+        "a failed request": (
+            "Timestamp,Request tokens,Response tokens\n0,10,0\n1,2,3\n",
+            ["line 2: a failed request, with no response token"],
+            [(0.0, 2, 3)],
+        ),
+    }.values(),
+)
+def test_a_bad_row_spoils_no_other(text: str, bad_samples: list[str], want: list[tuple[float, int, int]]) -> None:
+    trace = parse_trace(text)
+
+    assert trace.bad_rows == len(bad_samples)
+    assert all(got.startswith(sample) for got, sample in zip(trace.bad_samples, bad_samples, strict=True))
+    got = list(trace.arrivals(lengths=LENGTHS, rate_scale=1.0, seed=0))
+    assert [(a.at_seconds, a.prompt_tokens, a.output_tokens) for a in got] == want
+
+
+def test_bytes_that_are_no_text_spoil_their_row(tmp_path: Path) -> None:
+    path = tmp_path / "latin.csv"
+    path.write_bytes(b"t_s,prompt_tokens,output_tokens,who\n0,1,2,Andr\xe9\n\xe9,1,2,x\n1,3,4,y\n")
+
+    trace = read_trace(path)
+
+    assert (trace.rows, trace.bad_rows) == (2, 1)
+
+
 CLIENTS = """client,t_s,rate_rps,iat_cv,dist,p1,p2
 0,0,2.0,1.0,Gamma,0.75,0.04
 1,0,1.0,7.4,Weibull,0.6,0.009
@@ -77,6 +134,9 @@ AGGREGATE = """t_s,rate_rps,active_clients,mean_in_tok,mean_out_tok,len_coverage
 600,0.0,0,,,
 1200,2.0,3,,,
 1800,-1,3,,,
+2400,1,3,nan,10,
+2400,1,3,100,-5,
+2400,1,3,0,10,
 """
 
 
@@ -105,7 +165,7 @@ def test_a_window_too_bursty_to_fill_ends_all_the_same() -> None:
 
 def test_servegen_aggregate_takes_its_windows_lengths_where_it_has_them() -> None:
     trace = parse_trace(AGGREGATE)
-    assert (trace.format, trace.rows, trace.bad_rows) == ("servegen-aggregate", 3, 1)
+    assert (trace.format, trace.rows, trace.bad_rows) == ("servegen-aggregate", 3, 4)
     got = list(trace.arrivals(lengths=LENGTHS, rate_scale=1.0, seed=0))
     assert {(a.prompt_tokens, a.output_tokens) for a in got if a.at_seconds < 600} == {(138, 20)}
     assert not [a for a in got if 600 <= a.at_seconds < 1200]

@@ -30,6 +30,7 @@ from modelfleet.simulate.frontier import (
 )
 from modelfleet.simulate.policy import Circumstances, Kind, Setting
 from modelfleet.simulate.registry import KINDS, ORACLE, OURS, UnknownPolicy, kind_named
+from modelfleet.simulate.rivals import static
 from modelfleet.simulate.score import Score
 from modelfleet.simulate.shapes import Shape, shape_arrivals
 from modelfleet.simulate.world import Start
@@ -218,8 +219,23 @@ def test_a_sweep_is_every_target_with_every_minimum(least: int, most: int, tunes
     )
 
 
+def test_a_sweep_of_constant_fleets_is_each_size_within_the_bounds_once() -> None:
+    tried = sweep([static.KIND], circumstances(PEAK), min_replicas=2, max_replicas=5)
+
+    assert tried == tuple(("static", Setting(float(count), count, 5)) for count in (2, 3, 4, 5))
+
+
+def test_what_if_the_minimum_of_a_constant_fleet_were_other_is_another_size() -> None:
+    tried = what_if(Job("static", Setting(3.0, 3, 8), START, 5))
+
+    assert [each.job.setting for each in tried if each.knob is Knob.MINIMUM] == [
+        Setting(float(count), count, 8) for count in (1, 2, 3, 4, 6)
+    ]
+    assert {each.job.setting.target for each in tried if each.knob is not Knob.MINIMUM} == {3.0}
+
+
 def test_a_what_if_changes_one_thing_at_a_time() -> None:
-    job = Job("a", Setting(3.0, 2, 8), START, 5, keep_run=True)
+    job = Job(OURS, Setting(3.0, 2, 8), START, 5, keep_run=True)
 
     tried = what_if(job)
 
@@ -231,7 +247,7 @@ def test_a_what_if_changes_one_thing_at_a_time() -> None:
     for each in tried:
         setting, start = each.job.setting, each.job.start
         assert not each.job.keep_run
-        assert (each.job.policy, setting.target, each.job.seed) == ("a", 3.0, 5)
+        assert (each.job.policy, setting.target, each.job.seed) == (OURS, 3.0, 5)
         assert setting.min_replicas == (each.value if each.knob is Knob.MINIMUM else 2)
         assert setting.max_replicas == (each.value if each.knob is Knob.MAXIMUM else 8)
         assert start.seconds == pytest.approx(each.value if each.knob is Knob.START else 60.0)

@@ -86,9 +86,9 @@ def test_json_has_exactly_its_fields_and_nothing_stands_beside_it(trace: Path) -
     assert [row["policy"] for row in found] == list(KINDS)
     assert {row["requests"] for row in found} == {87}
     assert err.splitlines() == [
-        f"2 of 90 rows of {trace} cannot be read, and are left out:",
-        "  line 11: ValueError: could not convert string to float: 'soon'",
-        "  line 21: ValueError: -1 tokens",
+        f"2 of 90 rows of {trace} are left out:",
+        "  line 11: 'soon' is no number",
+        "  line 21: -1 tokens, where 1 to 1,000,000 can be played",
         "1 of 88 requests are longer than the KV cache of 400,000 tokens: rejected, and in no figure",
     ]
 
@@ -113,6 +113,26 @@ def test_one_target_for_all_and_else_each_its_own() -> None:
 
     assert [row["target"] for row in rows(*asked, "--target", "0.5")] == [0.5, 0.5]
     assert [row["target"] for row in rows(*asked)] == [KINDS[name].default_target(model) for name in (RIVAL, ORACLE)]
+
+
+def test_a_constant_fleet_serves_from_the_first_request_on(trace: Path) -> None:
+    asked = ("--trace", str(trace), "--policy", "static", "--rate-scale", "40", "--target", "4")
+    (late,), (held,) = rows(*asked, "--start-seconds", "600"), rows(*asked, "--min-replicas", "4")
+
+    # Every second but for three, spread over a second each: four replicas for as long as they come.
+    assert late["gpu_hours"] == held["gpu_hours"] == pytest.approx(4 * 89.5 / 3600, rel=0.01)
+    assert late["attainment"] == held["attainment"] == 1.0
+    (less,) = rows(*asked[:-1], "1")
+    assert less["attainment"] < 0.9
+
+
+def test_the_frontier_finds_the_constant_fleet_that_is_enough(trace: Path) -> None:
+    found = rows("--trace", str(trace), "--policy", "static", "--rate-scale", "40", "--max-replicas", "6", "--frontier")
+
+    assert [row["target"] for row in found] == [row["min_replicas"] for row in found] == [1, 2, 3, 4, 5, 6]
+    attained = [row["first_half"]["attainment"] for row in found]
+    assert attained == sorted(attained)
+    assert (attained[0] < 0.9, attained[-1]) == (True, 1.0)
 
 
 def test_bounds_and_latency_targets_reach_the_run() -> None:
@@ -265,7 +285,7 @@ def test_a_report_is_written_beside_the_table(tmp_path: Path) -> None:
     html = path.read_text(encoding="utf-8")
     assert "<h1>Autoscaling simulated: step, 6 requests/s</h1>" in html
     assert "<dd>llama-3.1-8b-h100, 1 GPU</dd>" in html
-    assert "<dd>1 to 16, 20 s from creation to ready</dd>" in html
+    assert "<dd>1 to 16, 1 of them at the beginning, 20 s from creation to ready</dd>" in html
     assert "<dd>TTFT at most 2 s and TPOT at most 50 ms</dd>" in html
     assert escape(CALIBRATIONS["llama-3.1-8b-h100"].source) in html
     assert "One dot a policy" in html
@@ -321,8 +341,20 @@ def test_the_report_of_a_frontier_shows_the_settings_that_it_chose(tmp_path: Pat
         ),
         "no text": (
             "--trace {tmp}/bytes.csv",
-            "--trace: {tmp}/bytes.csv is no trace: 'utf-8' codec can't decode byte 0xff in position 0: "
-            f"invalid start byte; known are {KNOWN_TRACES}",
+            f"--trace: {{tmp}}/bytes.csv: no known trace has the header '\ufffd\ufffd\\x00'; known are {KNOWN_TRACES}",
+        ),
+        "nothing in it": (
+            "--trace {tmp}/blank.csv",
+            f"--trace: {{tmp}}/blank.csv: it is empty; known are {KNOWN_TRACES}",
+        ),
+        "a time of another unit": (
+            "--trace {tmp}/late.csv",
+            "--time-limit-seconds: the load lasts 11,574 days, and 32 can be played; cut it, or mend times that are "
+            "wrong or in another unit",
+        ),
+        "one moment": (
+            "--trace {tmp}/one.csv",
+            "--rate-scale: all requests of the load come at one moment; give it more, at other times",
         ),
         "no rows": ("--trace {tmp}/empty.csv", "--trace: {tmp}/empty.csv holds no request; give one that does"),
         "nothing before the cut": (
@@ -348,9 +380,30 @@ def test_the_report_of_a_frontier_shows_the_settings_that_it_chose(tmp_path: Pat
         ),
         "min above max": (
             "--shape step --min-replicas 5 --max-replicas 4",
-            "--min-replicas: 5 is above --max-replicas 4; lower it",
+            "--min-replicas: 5 is above --max-replicas 4; lower the one or raise the other",
         ),
         "no replica": ("--shape step --min-replicas 0", "--min-replicas: 0 must be at least 1"),
+        "no replica at all": ("--shape step --max-replicas=-3", "--max-replicas: -3 must be at least 1"),
+        "half a replica": (
+            "--trace {trace} --policy static --target 2.5",
+            "--target: static cannot take 2.5: a count of replicas is a whole number",
+        ),
+        "more than there may be": (
+            "--trace {trace} --policy static --target 20 --max-replicas 2",
+            "--target: static cannot take 20: replicas are 1 to 2",
+        ),
+        "a step that takes no time": (
+            "--shape step --calibration {tmp}/fast.yaml",
+            "--calibration: {tmp}/fast.yaml: decodeBaseMs must be at least 0.1",
+        ),
+        "a report in place of the trace": (
+            "--trace {trace} --html {trace}",
+            "--html: {trace} is read too; give another file",
+        ),
+        "nothing can be written there": (
+            "--trace {trace} --policy static --html /proc/report.html",
+            "--html: cannot write /proc/report.html: No such file or directory; give another file",
+        ),
         "too many replicas": ("--shape step --max-replicas 1001", "--max-replicas: 1001 must be at most 1000"),
         "no rate": ("--shape step --rate 0", "--rate: 0 must be above 0"),
         "not a number": ("--shape step --rate nan", "--rate: nan is no number; give a finite one"),
@@ -363,7 +416,7 @@ def test_the_report_of_a_frontier_shows_the_settings_that_it_chose(tmp_path: Pat
         ),
         "nowhere to write": (
             "--shape step --html {tmp}/none/report.html",
-            "--html: cannot write {tmp}/none/report.html; give a file in a directory that exists",
+            "--html: cannot write {tmp}/none/report.html; give a file in a directory that you may write to",
         ),
     }.values(),
 )
@@ -376,11 +429,18 @@ def test_bad_input_is_one_line_with_option_and_remedy(
     (tmp_path / "bytes.csv").write_bytes(b"\xff\xfe\x00")
     (tmp_path / "torn.gz").write_bytes(gzip.compress(b"t_s,prompt_tokens,output_tokens\n" * 99)[:-12])
     (tmp_path / "bad.yaml").write_text("maxRunning: 0\n", encoding="utf-8")
+    (tmp_path / "fast.yaml").write_text("decodeBaseMs: 0.01\n", encoding="utf-8")
+    (tmp_path / "blank.csv").write_text("\n \n", encoding="utf-8")
+    (tmp_path / "late.csv").write_text("t_s,prompt_tokens,output_tokens\n0,1,1\n1e9,1,1\n", encoding="utf-8")
+    (tmp_path / "one.csv").write_text("t_s,prompt_tokens,output_tokens\n5,1,1\n", encoding="utf-8")
 
     code, out, err = simulate(*(part.format(tmp=tmp_path, trace=trace) for part in arguments.split()))
 
-    assert (code, out) == (2, "")
-    assert err.splitlines()[-1] == f"Error: {want.format(tmp=tmp_path)}"
+    assert code == 2
+    # A report may fail when all was played and told; what can be seen before is refused before.
+    assert not out or "/proc/" in arguments
+    assert err.splitlines()[-1] == f"Error: {want.format(tmp=tmp_path, trace=trace)}"
+    assert trace.read_text(encoding="utf-8").startswith("t_s,")
 
 
 def test_a_report_without_its_extra_names_the_extra(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

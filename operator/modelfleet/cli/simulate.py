@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -134,13 +135,16 @@ def simulate(
         )
         _check({"--variation": variation, "--start-seconds": start_seconds, "--price": price}, least=0.0)
         _check({"--prompt-tokens": prompt_tokens, "--output-tokens": output_tokens}, least=1.0)
-        _check({"--min-replicas": min_replicas, "--seeds": seeds, "--jobs": jobs}, least=1.0)
+        _check(
+            {"--min-replicas": min_replicas, "--max-replicas": max_replicas, "--seeds": seeds, "--jobs": jobs},
+            least=1.0,
+        )
         _check({"--goal": goal}, most=1.0)
         _check({"--max-replicas": max_replicas}, most=MAX_REPLICAS)
         _check_together(min_replicas, max_replicas, target if frontier else None)
         kinds = _kinds(policy)
         if html is not None:
-            _check_html(html)
+            _check_html(html, read=[trace, fleet, Path(calibration)])
         usd_per_gpu_hour = None if price is None else Decimal(str(price))
         if fleet is not None:
             pool, plan = _fleet(
@@ -166,9 +170,11 @@ def simulate(
     with _progress("playing") as told:
         outcomes = play_jobs(planned, circumstances, processes=jobs, progress=told)
     facts = {
-        "requests": f"{len(load.arrivals):,} in {load.arrivals[-1].at_seconds:,.0f} s",
+        "requests": f"{len(load.arrivals):,} in {load.arrivals[-1].at_seconds:,.0f} s"
+        + (f"; {load.rejected:,} more are longer than the KV cache, and in no figure" if load.rejected else ""),
         "replica": f"{_replica(calibration, fitted_to)}, {_plural(model.gpus, 'GPU')}",
-        "replicas": f"{min_replicas} to {max_replicas}, {start_seconds:g} s from creation to ready",
+        "replicas": f"{min_replicas} to {max_replicas}, {min_replicas} of them at the beginning, "
+        f"{start_seconds:g} s from creation to ready",
         "targets": f"TTFT at most {ttft:g} s and TPOT at most {tpot:g} ms",
         "seeds": f"{seed}" if seeds == 1 else f"{seed} to {seed + seeds - 1}",
     }
@@ -201,7 +207,7 @@ def simulate(
         rival=rival,
         price=usd_per_gpu_hour,
     )
-    html.write_text(render(story), encoding="utf-8")
+    _write(html, render(story))
 
 
 def _fleet(
@@ -264,7 +270,7 @@ def _simulate_fleet(
     # Not at the top: it needs the optional extra.
     from modelfleet.simulate.fleet_report import render_fleet  # noqa: PLC0415
 
-    html.write_text(render_fleet(title, facts, played, gpus=pool.gpus), encoding="utf-8")
+    _write(html, render_fleet(title, facts, played, gpus=pool.gpus))
 
 
 def _only_fleet(context: typer.Context) -> None:
@@ -321,7 +327,9 @@ def _check(
 def _check_together(min_replicas: int, max_replicas: int, target_of_frontier: float | None) -> None:
     """Refuse options that contradict each other."""
     if min_replicas > max_replicas:
-        raise BadInput("--min-replicas", f"{min_replicas} is above --max-replicas {max_replicas}; lower it")
+        raise BadInput(
+            "--min-replicas", f"{min_replicas} is above --max-replicas {max_replicas}; lower the one or raise the other"
+        )
     if target_of_frontier is not None:
         raise BadInput("--target", "a frontier sweeps targets by itself; drop one of --target and --frontier")
 
@@ -371,9 +379,22 @@ def _model(calibration: str, fitted_to: Past | None) -> ReplicaModel:
 def _one_each(
     kinds: Sequence[Kind], target: float | None, circumstances: Circumstances, *, min_replicas: int, max_replicas: int
 ) -> tuple[tuple[str, Setting], ...]:
-    model = circumstances.model
-    tried = tuple((kind, Setting(target or kind.default_target(model), min_replicas, max_replicas)) for kind in kinds)
+    tried = tuple(
+        (
+            kind,
+            kind.setting(
+                target or kind.default_target(circumstances.model),
+                min_replicas=min_replicas,
+                max_replicas=max_replicas,
+            ),
+        )
+        for kind in kinds
+    )
     for kind, setting in tried:
+        if target is not None and setting.target != target:
+            raise BadInput(
+                "--target", f"{kind.name} cannot take {target:g}: replicas are {min_replicas} to {max_replicas}"
+            )
         try:
             kind.build(setting, circumstances)
         except ValueError as error:
@@ -381,12 +402,23 @@ def _one_each(
     return tuple((kind.name, setting) for kind, setting in tried)
 
 
-def _check_html(html: Path) -> None:
-    """Refuse a report that could not be written, before anything is played."""
-    if html.is_dir() or not html.parent.is_dir():
-        raise BadInput("--html", f"cannot write {html}; give a file in a directory that exists")
+def _check_html(html: Path, *, read: Sequence[Path | None]) -> None:
+    """Refuse a report that could not be written, or that would replace what is read, before anything is played."""
+    if any(path is not None and path.exists() and html.exists() and html.samefile(path) for path in read):
+        raise BadInput("--html", f"{html} is read too; give another file")
+    there = html if html.exists() else html.parent
+    if html.is_dir() or not html.parent.is_dir() or not os.access(there, os.W_OK):
+        raise BadInput("--html", f"cannot write {html}; give a file in a directory that you may write to")
     if find_spec("plotly") is None:
         raise BadInput("--html", "needs plotly; pip install 'modelfleet[simulate]'")
+
+
+def _write(html: Path, report: str) -> None:
+    with _refusals():
+        try:
+            html.write_text(report, encoding="utf-8")
+        except OSError as error:
+            raise BadInput("--html", f"cannot write {html}: {error.strerror}; give another file") from error
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from modelfleet.simulate.traces import Trace, UnknownFormat, read_trace
 
 MAX_REQUESTS: Final = 2_000_000
 """About 300 MB of arrivals in each process."""
+MAX_SECONDS: Final = 32 * 86_400.0
+"""A month, in which `decide` is called 2.7 million times: minutes. One wrong time would make it years."""
 KNOWN_TRACES: Final = "Azure, AIBrix, BurstGPT, Mooncake, ServeGen, or t_s,prompt_tokens,output_tokens as CSV or JSONL"
 
 
@@ -67,10 +69,12 @@ class Load:
     Attributes:
         title: Names it for people.
         arrivals: In order of time; at least one.
+        rejected: Requests that no replica has room for, left out of the arrivals.
     """
 
     title: str
     arrivals: tuple[Arrival, ...]
+    rejected: int = 0
 
 
 def only_source(*, trace: Path | None, shape: Synthetic | None, past: Past | None) -> Source:
@@ -120,6 +124,15 @@ def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None],
         )
     if not arrivals:
         raise BadInput(_shortener(asked), "no request is left of the load; raise it")
+    seconds = arrivals[-1].at_seconds
+    if seconds > MAX_SECONDS:
+        raise BadInput(
+            "--time-limit-seconds",
+            f"the load lasts {seconds / 86_400.0:,.0f} days, and {MAX_SECONDS / 86_400.0:.0f} can be played; "
+            "cut it, or mend times that are wrong or in another unit",
+        )
+    if seconds <= 0.0:
+        raise BadInput(_shortener(asked), "all requests of the load come at one moment; give it more, at other times")
     room = model.kv_cache_tokens
     taken = tuple(each for each in arrivals if each.prompt_tokens + each.output_tokens <= room)
     if not taken:
@@ -131,7 +144,7 @@ def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None],
             f"{len(arrivals) - len(taken):,} of {len(arrivals):,} requests are longer than the KV cache of {room:,} "
             "tokens: rejected, and in no figure"
         )
-    return Load(title, taken)
+    return Load(title, taken, rejected=len(arrivals) - len(taken))
 
 
 def _drawn(asked: Asked, warn: Callable[[str], None]) -> tuple[str, Iterable[Arrival]]:
@@ -175,7 +188,7 @@ def _read(path: Path, warn: Callable[[str], None]) -> Trace:
     except (ValueError, csv.Error) as error:
         raise BadInput("--trace", f"{path} is no trace: {error}; known are {KNOWN_TRACES}") from error
     if trace.bad_rows:
-        warn(f"{trace.bad_rows:,} of {trace.bad_rows + trace.rows:,} rows of {path} cannot be read, and are left out:")
+        warn(f"{trace.bad_rows:,} of {trace.bad_rows + trace.rows:,} rows of {path} are left out:")
         for sample in trace.bad_samples:
             warn(f"  {sample}")
     return trace

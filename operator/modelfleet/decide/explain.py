@@ -784,8 +784,15 @@ def _signals(decision: Decision, now: float) -> tuple[SignalStatus, ...]:
             name=TARGET_SIGNAL,
             missing="no target in the spec, no prior in the runtime, no saturation seen yet",
         ),
-        SignalStatus(name="targetSource", value=_SOURCES[capacity.source]),
+        SignalStatus(name="targetSource", value=_source(facts)),
     )
+
+
+def _source(facts: Facts) -> str:
+    """Return where the target is from, and whether the time between tokens decides in its place."""
+    source = facts.capacity.source
+    unused = facts.need.by_latency is not None and source is not CapacitySource.SPEC
+    return f"{_SOURCES[source]}, not used" if unused else _SOURCES[source]
 
 
 def _admissible_demand(facts: Facts) -> tuple[SignalStatus, ...]:

@@ -140,7 +140,7 @@ class ServiceModel(BaseModel):
 class ReplicaModel(ServiceModel):
     """A service model and what it costs."""
 
-    gpus: Annotated[int, Field(ge=1, le=64)] = 1
+    gpus: Annotated[int, Field(ge=1, le=64, strict=True)] = 1
     """GPUs that one replica holds."""
 
 
@@ -166,8 +166,8 @@ def load_replica_model(name_or_path: str) -> ReplicaModel:
         return ReplicaModel.model_validate(values)
     except ValidationError as error:
         first = error.errors(include_url=False, include_input=False)[0]
-        where = ".".join(str(part) for part in first["loc"]) or "calibration"
-        raise CalibrationError(f"{path}: {where}: {first['msg']}") from error
+        where = "".join(f"{part}: " for part in first["loc"])
+        raise CalibrationError(f"{path}: {where}{first['msg'].removeprefix('Value error, ')}") from error
 
 
 def noise(seed: int, *parts: str | int) -> float:

@@ -127,15 +127,17 @@ def settings(fleet: Fleet, job: FleetJob) -> dict[str, Setting]:
     """Return how a job tunes each deployment."""
     if job.policy == static.KIND.name and job.target is None:
         return {
-            name: Setting(float(replicas), replicas, fleet.deployments[name].max_replicas)
+            name: static.KIND.setting(
+                float(replicas), min_replicas=1, max_replicas=fleet.deployments[name].max_replicas
+            )
             for name, replicas in partition(fleet).items()
         }
     kind = kind_named(job.policy)
     return {
-        name: Setting(
+        name: kind.setting(
             kind.default_target(each.circumstances.model) if job.target is None else job.target,
-            each.min_replicas,
-            each.max_replicas,
+            min_replicas=each.min_replicas,
+            max_replicas=each.max_replicas,
         )
         for name, each in fleet.deployments.items()
     }

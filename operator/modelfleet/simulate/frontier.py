@@ -109,12 +109,14 @@ def sweep(
         )
     )
     tuned = sorted({min_replicas, *(max(min_replicas, ceil(part * peak)) for part in MINIMUM_PARTS)})
-    return tuple(
-        (kind.name, Setting(target, minimum, max_replicas))
+    tried = [
+        (kind.name, kind.setting(target, min_replicas=minimum, max_replicas=max_replicas))
         for kind in kinds
         for target in kind.targets(circumstances.model)
         for minimum in (tuned if kind.tunes_minimum else [min_replicas])
-    )
+    ]
+    # Counts beyond the bounds are all the same one.
+    return tuple(dict.fromkeys(tried))
 
 
 def usd(gpu_hours: float, usd_per_gpu_hour: Decimal) -> Decimal:
@@ -147,7 +149,7 @@ def what_if(job: Job) -> tuple[WhatIf, ...]:
     maximums = {max(setting.min_replicas, ceil(part * setting.max_replicas)) for part in (0.25, 0.5, 0.75, 1.0, 1.5)}
     return (
         *(
-            WhatIf(Knob.MINIMUM, value, replace(job, setting=replace(setting, min_replicas=value)))
+            WhatIf(Knob.MINIMUM, value, replace(job, setting=_with_minimum(job.policy, setting, value)))
             for value in sorted(minimums)
         ),
         *(
@@ -159,6 +161,13 @@ def what_if(job: Job) -> tuple[WhatIf, ...]:
             for factor in (0.1, 0.5, 1.0, 2.0, 4.0)
         ),
     )
+
+
+def _with_minimum(policy: str, setting: Setting, value: int) -> Setting:
+    """Return it with another minimum; a constant fleet is then of that size."""
+    kind = kind_named(policy)
+    target = float(value) if kind.constant else setting.target
+    return kind.setting(target, min_replicas=value, max_replicas=setting.max_replicas)
 
 
 def _times(start: Start, factor: float) -> Start:

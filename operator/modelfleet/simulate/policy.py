@@ -180,6 +180,7 @@ class Kind:
         default_target: The one its documentation suggests, for a replica model.
         build: Makes it.
         tunes_minimum: Whether a frontier sweeps its minimum as well.
+        constant: Its target is its count from the first moment on: its minimum too.
     """
 
     name: str
@@ -189,3 +190,11 @@ class Kind:
     default_target: Callable[[ReplicaModel], float]
     build: Callable[[Setting, Circumstances], Policy]
     tunes_minimum: bool = True
+    constant: bool = False
+
+    def setting(self, target: float, *, min_replicas: int, max_replicas: int) -> Setting:
+        """Return a setting; the count of a constant one is held to the bounds, and is there when the load begins."""
+        if not self.constant:
+            return Setting(target, min_replicas, max_replicas)
+        target = min(max(target, float(min_replicas)), float(max_replicas))
+        return Setting(target, round(target), max_replicas)

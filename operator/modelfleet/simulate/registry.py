@@ -9,7 +9,7 @@ from modelfleet.simulate.policy import Kind, Setting
 
 OURS: Final = ours.KIND.name
 ORACLE: Final = oracle.KIND.name
-"""It is handed the trace: a bound for the others, and no contestant."""
+"""It is handed the trace: a yardstick, and no contestant."""
 
 KINDS: Final[Mapping[str, Kind]] = MappingProxyType(
     {kind.name: kind for kind in (ours.KIND, *rivals.KINDS, oracle.KIND)}

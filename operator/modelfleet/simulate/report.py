@@ -268,7 +268,7 @@ def _frontier_caption(story: Story) -> str:
     axis = (
         "Up and to the left is better: more requests within their targets for fewer GPU-hours. The vertical axis "
         "stretches towards 100 %, so that 90 %, 99 % and 99.9 % are equally far apart. The oracle knows every request "
-        "beforehand: it is a bound, and no contestant."
+        "beforehand: it is a yardstick, and no contestant."
     )
     if not story.points:
         return f"One dot a policy, at the setting in the table, over the whole load. {axis} --frontier sweeps settings."

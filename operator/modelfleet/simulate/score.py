@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from math import ceil
 
 from modelfleet.simulate.policy import Setting
@@ -155,9 +155,17 @@ def score(
         tpot_p50_ms=percentile(tpot, 0.50),
         tpot_p99_ms=percentile(tpot, 0.99),
         reversals_per_hour=reversals / hours if hours > 0 else 0.0,
-        max_replicas=max((moment.pods for moment in run.timeline if begins <= moment.at_seconds < until), default=0),
+        max_replicas=_most_at_once(run.pods, begins, until),
         unfinished=sum(1 for each in served if each.tpot_seconds is None),
     )
+
+
+def _most_at_once(pods: Sequence[tuple[float, float]], begins: float, until: float) -> int:
+    """Return the most pods that held GPUs at one moment of a stretch."""
+    here = [(made, gone) for made, gone in pods if made < until and gone > begins]
+    # Of one moment those that are gone come first: their GPUs are free.
+    changes = sorted([*((made, 1) for made, _ in here), *((gone, -1) for _, gone in here)])
+    return max(accumulate((change for _, change in changes), initial=0))
 
 
 def percentile(values: Sequence[float | None], share: float) -> float | None:

@@ -3,7 +3,6 @@
 import csv
 import gzip
 import heapq
-import io
 import itertools
 import json
 import math
@@ -18,6 +17,8 @@ from typing import Any, Final
 from modelfleet.simulate.arrivals import MAX_TOKENS, Arrival, Lengths, scaled
 
 BAD_ROW_SAMPLES: Final = 3
+FIRST_LINES: Final = 20
+"""Among which there is one that tells the format of JSON."""
 SERVEGEN_WINDOW_SECONDS: Final = 600.0
 
 
@@ -86,7 +87,8 @@ def read_trace(path: Path) -> Trace:
     raw = path.read_bytes()
     if raw[:2] == b"\x1f\x8b":
         raw = gzip.decompress(raw)
-    return parse_trace(raw.decode("utf-8-sig"))
+    # What is no UTF-8 spoils its row, not the file.
+    return parse_trace(raw.decode("utf-8-sig", errors="replace"))
 
 
 def parse_trace(text: str) -> Trace:
@@ -95,34 +97,49 @@ def parse_trace(text: str) -> Trace:
     Raises:
         UnknownFormat: If no format fits.
     """
-    first = text.lstrip().split("\n", 1)[0].strip()
-    if first.startswith("{"):
-        return _parse_jsonl(text)
-    columns = frozenset(column.strip() for column in first.split(","))
+    lines = [(number, line) for number, line in enumerate(text.splitlines(), start=1) if line.strip()]
+    if not lines:
+        raise UnknownFormat("it is empty")
+    if any(line.lstrip().startswith("{") for _, line in lines[:FIRST_LINES]):
+        return _parse_jsonl(lines)
+    (_, first), *rows = lines
+    header = [column.strip() for column in _cells(first)]
+    columns = frozenset(header)
     for name, needed, parse in _REQUEST_FORMATS:
         if needed <= columns:
-            return _request_trace(name, _csv_rows(text), parse)
+            return _request_trace(name, _csv_rows(header, rows), parse)
     for name, needed, window_of, key_column in _RATE_FORMATS:
         if needed <= columns:
-            return _rate_trace(name, _csv_rows(text), window_of, key_column)
+            return _rate_trace(name, _csv_rows(header, rows), window_of, key_column)
     raise UnknownFormat(f"no known trace has the header {first[:120]!r}")
 
 
 Row = Mapping[str, Any]
+Lines = Sequence[tuple[int, str]]
+"""Those of a file that are not blank, with their numbers."""
 
 
 def _seconds(value: Any, *, unit_seconds: float = 1.0) -> float:
-    seconds = float(value) * unit_seconds
+    seconds = _number(value) * unit_seconds
     if not math.isfinite(seconds):
         raise ValueError(f"time {value!r} is not finite")
     return seconds
 
 
 def _tokens(value: Any, *, least: int) -> int:
-    tokens = int(value)
-    if not least <= tokens <= MAX_TOKENS:
-        raise ValueError(f"{tokens} tokens")
-    return tokens
+    tokens = _number(value)
+    if not tokens.is_integer() or not least <= tokens <= MAX_TOKENS:
+        raise ValueError(f"{value} tokens, where {least} to {MAX_TOKENS:,} can be played")
+    return int(tokens)
+
+
+def _number(value: Any) -> float:
+    if isinstance(value, bool):
+        raise ValueError(f"{value} is no number")
+    try:
+        return float(value)
+    except (TypeError, ValueError) as error:
+        raise ValueError(f"{value!r} is no number") from error
 
 
 def _azure(row: Row) -> Arrival:
@@ -142,7 +159,8 @@ def _aibrix(row: Row) -> Arrival:
 
 
 def _burstgpt(row: Row) -> Arrival:
-    # A response of 0 tokens is a failed request: it is counted as a bad row.
+    if _number(row["Response tokens"]) == 0.0:
+        raise ValueError("a failed request, with no response token")
     return Arrival(
         _seconds(row["Timestamp"]), _tokens(row["Request tokens"], least=1), _tokens(row["Response tokens"], least=1)
     )
@@ -172,7 +190,7 @@ def _servegen_client(row: Row) -> RateWindow:
     distribution = row["dist"].strip().lower()
     if distribution not in ("gamma", "weibull"):
         raise ValueError(f"distribution {row['dist']!r}")
-    shape = float(row["p1"])
+    shape = _number(row["p1"])
     # Below 0.006 a Weibull draw can exceed what a float holds.
     if not 0.006 <= shape <= 1e6:
         raise ValueError(f"shape {shape}")
@@ -182,12 +200,19 @@ def _servegen_client(row: Row) -> RateWindow:
 def _servegen_aggregate(row: Row) -> RateWindow:
     means = (row["mean_in_tok"], row["mean_out_tok"])
     # Idle windows have no lengths, and need none.
-    lengths = (float(means[0]), float(means[1])) if all(means) else None
+    lengths = (_mean_tokens(means[0]), _mean_tokens(means[1])) if all(means) else None
     return RateWindow(_seconds(row["t_s"]), _rate(row["rate_rps"]), lengths=lengths)
 
 
+def _mean_tokens(value: Any) -> float:
+    mean = _number(value)
+    if not 1.0 <= mean <= MAX_TOKENS:
+        raise ValueError(f"a mean of {value} tokens, where 1 to {MAX_TOKENS:,} can be played")
+    return mean
+
+
 def _rate(value: Any) -> float:
-    rate = float(value)
+    rate = _number(value)
     if not 0.0 <= rate < 1e6:
         raise ValueError(f"rate {value!r}")
     return rate
@@ -214,27 +239,29 @@ class _BadRows:
     def add(self, line_number: int, error: Exception) -> None:
         self.count += 1
         if len(self.samples) < BAD_ROW_SAMPLES:
-            self.samples.append(f"line {line_number}: {type(error).__name__}: {error}"[:160])
+            why = f"no {error}" if isinstance(error, KeyError) else str(error)
+            self.samples.append(f"line {line_number}: {why}"[:160])
 
 
-_ROW_ERRORS: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError)
+_ROW_ERRORS: Final = (ValueError, KeyError, TypeError, AttributeError, OverflowError, csv.Error)
 
 
-def _csv_rows(text: str) -> Iterator[tuple[int, Row]]:
-    lines = io.StringIO(text)
-    header = [column.strip() for column in next(csv.reader([lines.readline()]))]
-    for number, values in enumerate(csv.reader(lines), start=2):
-        if values:
-            yield number, dict(zip(header, values, strict=False))
+def _cells(line: str) -> list[str]:
+    # A row is a line: a quote that is never closed spoils its own and no other.
+    return next(csv.reader([line], strict=True)) if '"' in line else line.split(",")
 
 
-def _parse_jsonl(text: str) -> Trace:
+def _csv_rows(header: Sequence[str], lines: Lines) -> Iterator[tuple[int, Row]]:
+    for number, line in lines:
+        yield number, _LazyRow(line, lambda line: dict(zip(header, _cells(line), strict=False)))
+
+
+def _parse_jsonl(lines: Lines) -> Trace:
     def rows() -> Iterator[tuple[int, Row]]:
-        for number, line in enumerate(text.splitlines(), start=1):
-            if line.strip():
-                yield number, _JsonRow(line)
+        for number, line in lines:
+            yield number, _LazyRow(line, _fields)
 
-    first = json.loads(text.lstrip().split("\n", 1)[0])
+    first = _first_fields(lines)
     if {"timestamp", "input_length", "output_length"} <= first.keys():
         return _request_trace("mooncake", rows(), _mooncake)
     if {"t_s", "prompt_tokens", "output_tokens"} <= first.keys():
@@ -242,17 +269,35 @@ def _parse_jsonl(text: str) -> Trace:
     raise UnknownFormat(f"no known trace has the fields {sorted(first)}")
 
 
-class _JsonRow(dict[str, Any]):
-    """A line of JSON, parsed at its first use so that a bad one fails inside the row's own try."""
+def _first_fields(lines: Lines) -> dict[str, Any]:
+    for _, line in lines[:FIRST_LINES]:
+        try:
+            return _fields(line)
+        except ValueError:
+            continue
+    raise UnknownFormat("no line at its beginning is a JSON object")
 
-    def __init__(self, line: str) -> None:
+
+def _fields(line: str) -> dict[str, Any]:
+    try:
+        fields = json.loads(line)
+    except RecursionError as error:
+        raise ValueError("JSON too deep") from error
+    if not isinstance(fields, dict):
+        raise ValueError("not an object")
+    return fields
+
+
+class _LazyRow(dict[str, Any]):
+    """A line, read at its first use so that a bad one fails inside the row's own try."""
+
+    def __init__(self, line: str, read: Callable[[str], dict[str, Any]]) -> None:
         super().__init__()
         self._line = line
+        self._read = read
 
     def __missing__(self, key: str) -> Any:
-        fields = json.loads(self._line)
-        if not isinstance(fields, dict):
-            raise TypeError("not an object")
+        fields = self._read(self._line)
         self.update(fields)
         if key not in fields:
             raise KeyError(key)
