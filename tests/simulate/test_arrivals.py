@@ -86,9 +86,13 @@ def test_request_traces(text: str, format_name: str, bad_rows: int, want: list[t
             [(0.0, 1, 20)],
         ),
         "a first line of JSON that is torn": (
-            '{"t_s": 0, "prompt\n{"t_s": 1, "prompt_tokens": 2, "output_tokens": 3}\n'
+            '{"t_s": 0, "prompt\n{"t_s": 0}\n{"t_s": 1, "prompt_tokens": 2, "output_tokens": 3}\n'
             '{"t_s": 1, "prompt_tokens": true, "output_tokens": 3}\n',
-            ["line 1: Unterminated string starting at: line 1 column 12 (char 11)", "line 3: True is no number"],
+            [
+                "line 1: Unterminated string starting at: line 1 column 12 (char 11)",
+                "line 2: no 'prompt_tokens'",
+                "line 4: True is no number",
+            ],
             [(0.0, 2, 3)],
         ),
         "a field of 200 kB": (

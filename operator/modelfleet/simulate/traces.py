@@ -8,6 +8,7 @@ import json
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -186,6 +187,12 @@ _REQUEST_FORMATS: Final[tuple[tuple[str, frozenset[str], Callable[[Row], Arrival
 )
 
 
+_JSON_FORMATS: Final[tuple[tuple[str, frozenset[str], Callable[[Row], Arrival]], ...]] = (
+    ("mooncake", frozenset({"timestamp", "input_length", "output_length"}), _mooncake),
+    ("plain", frozenset({"t_s", "prompt_tokens", "output_tokens"}), _plain),
+)
+
+
 def _servegen_client(row: Row) -> RateWindow:
     distribution = row["dist"].strip().lower()
     if distribution not in ("gamma", "weibull"):
@@ -261,21 +268,14 @@ def _parse_jsonl(lines: Lines) -> Trace:
         for number, line in lines:
             yield number, _LazyRow(line, _fields)
 
-    first = _first_fields(lines)
-    if {"timestamp", "input_length", "output_length"} <= first.keys():
-        return _request_trace("mooncake", rows(), _mooncake)
-    if {"t_s", "prompt_tokens", "output_tokens"} <= first.keys():
-        return _request_trace("plain", rows(), _plain)
-    raise UnknownFormat(f"no known trace has the fields {sorted(first)}")
-
-
-def _first_fields(lines: Lines) -> dict[str, Any]:
+    found: list[str] = []
     for _, line in lines[:FIRST_LINES]:
-        try:
-            return _fields(line)
-        except ValueError:
-            continue
-    raise UnknownFormat("no line at its beginning is a JSON object")
+        with suppress(ValueError):
+            found = found or sorted(_fields(line))
+            for name, needed, parse in _JSON_FORMATS:
+                if needed <= _fields(line).keys():
+                    return _request_trace(name, rows(), parse)
+    raise UnknownFormat(f"no known trace has the fields {found}")
 
 
 def _fields(line: str) -> dict[str, Any]:
