@@ -144,7 +144,7 @@ def test_bursts_shorter_than_a_start_are_met_by_a_constant_fleet_or_not_at_all()
 def test_a_trend_carries_a_rise_on_and_leaves_a_fall_alone(averaged: int) -> None:
     """By as much as the average rose within the last start; a fall is no reason to expect less than what is there."""
     rise, fall = live(RISE), live(RISE[::-1])
-    peak, trend = (FORECASTS.index(Forecast(averaged, 1, trend=each)) for each in (False, True))
+    peak, trend = (FORECASTS.index(Forecast(averaged, 1, each)) for each in ("peak", "trend"))
 
     in_a_start = RISE[int(START_SECONDS / BUCKET_SECONDS)] - RISE[0]
     assert rise.tracks[trend].value == pytest.approx(rise.tracks[peak].value + in_a_start)
@@ -154,7 +154,7 @@ def test_a_trend_carries_a_rise_on_and_leaves_a_fall_alone(averaged: int) -> Non
 def test_a_trend_waits_for_a_start_of_past() -> None:
     """Before that nobody knows how much a load rises within one."""
     young = live(RISE[: int(START_SECONDS / BUCKET_SECONDS)])
-    plain, trend = (young.tracks[FORECASTS.index(Forecast(3, 1, trend=each))] for each in (False, True))
+    plain, trend = (young.tracks[FORECASTS.index(Forecast(3, 1, each))] for each in ("peak", "trend"))
 
     assert trend.value == plain.value
 
@@ -163,10 +163,39 @@ def test_a_load_that_rises_fast_and_falls_again_is_met_by_its_trend() -> None:
     """With a peak alone, the margin that the rise needs would be held through the fall."""
     past = live(hours(6, swings))
 
-    assert past.forecast.trend
+    assert past.forecast.basis == "trend"
     assert past.margin < 1.5
-    held = {trend: min(costs(past, Forecast(3, 1, trend=trend))) for trend in (False, True)}
-    assert held[True] < 0.9 * held[False]
+    assert min(costs(past, Forecast(3, 1, "trend"))) < 0.9 * min(costs(past, Forecast(3, 1)))
+
+
+def office(at: float) -> float:
+    """Return one replica by night, and six from eight to five, within a minute: faster than a start."""
+    hour = at % (24 * HOUR) / HOUR
+    return 1.0 + 5.0 * (min(1.0, max(0.0, 60 * (hour - 8))) - min(1.0, max(0.0, 60 * (hour - 17))))
+
+
+def test_until_a_day_was_seen_what_came_then_is_the_peak() -> None:
+    """And costs the same to the last digit, so that it changes no choice."""
+    past = live(hours(9, office))
+    peak, season = (FORECASTS.index(Forecast(3, 1, each)) for each in ("peak", "season"))
+
+    assert past.tracks[season] == past.tracks[peak]
+    assert costs(past, FORECASTS[season]) == costs(past, FORECASTS[peak])
+    assert past.forecast.basis != "season"
+
+
+def test_a_load_that_rises_by_the_clock_is_met_before_it_rises() -> None:
+    """No trend sees a step; that it came yesterday is seen, pays, and decides."""
+    before = live(hours(56 - START_SECONDS / HOUR, office))
+    peak, season = (FORECASTS.index(Forecast(3, 1, each)) for each in ("peak", "season"))
+
+    # Two minutes before the third morning.
+    assert before.recent[-1] == 1.0
+    assert before.tracks[peak].value == pytest.approx(1.0)
+    assert before.tracks[season].value > 5.0
+    after = live([office((56 + bucket / HOUR_BUCKETS) * HOUR) for bucket in range(HOUR_BUCKETS)], lookback=before)
+    late = [costs(after, FORECASTS[each])[3] - costs(before, FORECASTS[each])[3] for each in (season, peak)]
+    assert late[0] < 0.8 * late[1]
 
 
 def test_a_load_that_wanders_is_followed() -> None:
@@ -302,7 +331,8 @@ def test_every_forecast_has_a_name_of_its_own() -> None:
     """The status tells them apart."""
     assert len({forecast.name for forecast in FORECASTS}) == len(FORECASTS)
     assert Forecast(3, 1).name == "30s-peak-1-starts"
-    assert Forecast(3, 1, trend=True).name == "30s-trend-1-starts"
+    assert Forecast(3, 1, "trend").name == "30s-trend-1-starts"
+    assert Forecast(3, 1, "season").name == "30s-season-1-starts"
     assert [round(100 * margin) for margin in MARGINS] == sorted({round(100 * margin) for margin in MARGINS})
 
 

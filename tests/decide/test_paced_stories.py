@@ -184,22 +184,27 @@ def test_the_status_shows_the_forecast_its_margin_and_the_load() -> None:
     assert told.learned.margin_percent == round(100 * margin)
 
 
-def test_the_status_says_when_a_trend_decides() -> None:
-    """A trend is no peak: who does the sum again must know which it was."""
+@pytest.mark.parametrize(
+    ("forecast", "want"),
+    [
+        (Forecast(6, 1, "trend"), r"trend of \d+ s, averaged over 60 s"),
+        (Forecast(3, 1, "season"), r"a day ago, peak of \d+ s, averaged over 30 s"),
+    ],
+)
+def test_the_status_says_when_no_peak_decides(forecast: Forecast, want: str) -> None:
+    """Who does the sum again must know what it was."""
     story = _story(replicas=2)
     story.play(300, requests_per_second=9)
     assert story.decision is not None and story.plan is not None
     facts = story.decision.facts
     assert isinstance(facts, Facts)
-    trend = FORECASTS.index(Forecast(6, 1, trend=True))
-    decision = replace(story.decision, facts=replace(facts, lookback=replace(facts.lookback, choice=(trend, 3))))
+    choice = (FORECASTS.index(forecast), 3)
+    decision = replace(story.decision, facts=replace(facts, lookback=replace(facts.lookback, choice=choice)))
     observed = story.made.build(story.now)
     told = status(observed, decision, story.plan.history[observed.key], previous=None, now=story.now)
 
     assert told.decision is not None
-    assert re.match(
-        r"max\(load \S+ \(trend of \d+ s, averaged over 60 s\) × 1.25 = ", told.decision.steps[0].detail or ""
-    )
+    assert re.match(rf"max\(load \S+ \({want}\) × 1.25 = ", told.decision.steps[0].detail or "")
 
 
 def test_an_event_says_which_forecast_called_for_the_change() -> None:

@@ -753,7 +753,7 @@ def _forecast(facts: Facts) -> str:
     forecast, start = facts.lookback.forecast, facts.capacity.start_seconds
     span = "a day" if forecast.peak_starts is None else f"{max(BUCKET_SECONDS, forecast.peak_starts * start):.0f} s"
     average = f"{forecast.averaged_buckets * BUCKET_SECONDS:.0f} s"
-    of = "trend" if forecast.trend else "peak"
+    of = "a day ago, peak" if forecast.basis == "season" else forecast.basis
     return f"load {facts.lookback.load:.1f} ({of} of {span}, averaged over {average}) × {facts.lookback.margin:g}"
 
 

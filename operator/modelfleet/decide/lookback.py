@@ -3,7 +3,8 @@
 No forecast fits every load. A load that wanders is followed; one that bursts for less time than a pod takes to
 start is met by what is there already or not at all, and then a constant fleet is best. So several are kept and
 judged: a forecast is the peak, over some time, of the load averaged over some time, times a margin. Two carry a load
-that rises on by its trend: the margin that a rise needs is not held through the fall. Every ten seconds each pays
+that rises on by its trend: the margin that a rise needs is not held through the fall. One expects what came at this
+time a day ago (season.py): until a day was seen it is like the one without. Every ten seconds each pays
 for the replicas it would have asked for, and for the load that would have found too few: what it asked for serves
 only once it was asked for as long as a start takes. Which part of that load would have been late is learned too
 (lateness.py). The cheapest so far decides, and gives way only to one that is clearly cheaper.
@@ -14,7 +15,7 @@ The price of missed load against replicas is the one knob.
 from array import array
 from dataclasses import dataclass, replace
 from math import ceil, inf
-from typing import Final
+from typing import Final, Literal
 
 from modelfleet.decide.lateness import (
     HALF_LATE_SHARE,
@@ -25,6 +26,7 @@ from modelfleet.decide.lateness import (
     Lateness,
     learn,
 )
+from modelfleet.decide.season import NO_DAY, Day, a_day_ago, remember
 from modelfleet.decide.value import value
 
 BUCKET_SECONDS: Final = 10.0
@@ -70,23 +72,24 @@ class Forecast:
     Attributes:
         averaged_buckets: The load is averaged over so many buckets.
         peak_starts: The highest such average within so many start times is taken; None within a day.
-        trend: Each average is carried on by as much as it rose within the last start.
+        basis: What the peak is of: the averages; or each of them carried on by as much as it rose within the last
+            start; or what came within a start from then on a day ago, where that was more.
     """
 
     averaged_buckets: int
     peak_starts: int | None
-    trend: bool = False
+    basis: Literal["peak", "trend", "season"] = "peak"
 
     @property
     def name(self) -> str:
         """A word for it, as the status keeps it."""
         peak = "day" if self.peak_starts is None else f"{self.peak_starts}-starts"
-        return f"{self.averaged_buckets * BUCKET_SECONDS:.0f}s-{'trend' if self.trend else 'peak'}-{peak}"
+        return f"{self.averaged_buckets * BUCKET_SECONDS:.0f}s-{self.basis}-{peak}"
 
     @property
-    def level(self) -> tuple[int, bool]:
+    def level(self) -> tuple[int, str]:
         """What the peak is taken of: one of LEVELS."""
-        return self.averaged_buckets, self.trend
+        return self.averaged_buckets, self.basis
 
 
 FORECASTS: Final = (
@@ -96,8 +99,9 @@ FORECASTS: Final = (
     Forecast(3, 3),
     Forecast(3, None),
     Forecast(6, 1),
-    Forecast(3, 1, trend=True),
-    Forecast(6, 1, trend=True),
+    Forecast(3, 1, "trend"),
+    Forecast(6, 1, "trend"),
+    Forecast(3, 1, "season"),
 )
 LEVELS: Final = tuple(sorted({forecast.level for forecast in FORECASTS}))
 LONGEST_AVERAGE: Final = max([forecast.averaged_buckets for forecast in FORECASTS])
@@ -110,6 +114,8 @@ LONGEST_PEAK: Final = {
     for level in LEVELS
 }
 """For each level, how far back the forecasts that take its peak look at most."""
+SEASON_BUCKETS: Final = 3
+"""What is kept of a day is the load averaged over so many."""
 FIRST_CHOICE: Final[tuple[int, int]] = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
 """What decides until another is known to be cheaper: follow the last half minute, with the largest margin: what grows
 from nothing has no past that could warn of it."""
@@ -265,6 +271,7 @@ class Lookback:
         costs: What they cost.
         choice: Numbers of the forecast and of the margin that decide.
         catching_up: Buckets in which what waited for replicas that joined may still make requests late.
+        day: The load of the last day.
     """
 
     began_at: float | None = None
@@ -277,6 +284,7 @@ class Lookback:
     costs: Costs = NO_COSTS
     choice: tuple[int, int] = FIRST_CHOICE
     catching_up: int = 0
+    day: Day = NO_DAY
 
     @classmethod
     def resumed(cls, forecast: str, margin_percent: int, steepness_tenths: int) -> "Lookback":
@@ -349,6 +357,7 @@ def look_back(
             lookback.costs,
             lookback.choice,
             lookback.catching_up,
+            lookback.day,
         )
     seen, met = bucket.load / bucket.seconds, bucket.met
     start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
@@ -365,8 +374,10 @@ def look_back(
         lateness = learn(lateness, share=share, late=late, kept=KEPT)
     recent = (*lookback.recent, seen)[-LONGEST_AVERAGE - start_buckets :]
     since = {starts: number + 1 - _span(starts, start_buckets) for starts in PEAKS}
+    day = remember(lookback.day, _average(recent, SEASON_BUCKETS), now=now)
+    ahead = a_day_ago(day, now=now, seconds=start_seconds)
     peaks = {
-        level: _slide_peaks(peak, number, _level(recent, level, start_buckets), since=since[LONGEST_PEAK[level]])
+        level: _slide_peaks(peak, number, _level(recent, level, start_buckets, ahead), since=since[LONGEST_PEAK[level]])
         for level, peak in zip(LEVELS, lookback.peaks, strict=True)
     }
     costs = lookback.costs
@@ -398,6 +409,7 @@ def look_back(
         costs=costs,
         choice=_choose(costs, lookback.choice, latency_weight),
         catching_up=catching_up,
+        day=day,
     )
 
 
@@ -476,11 +488,13 @@ def _choose(costs: Costs, choice: tuple[int, int], latency_weight: float) -> tup
     return divmod(cheapest, len(MARGINS))
 
 
-def _level(recent: tuple[float, ...], level: tuple[int, bool], start_buckets: int) -> float:
-    """Return the average of the last loads, carried on by its trend where the level says so."""
-    length, trend = level
+def _level(recent: tuple[float, ...], level: tuple[int, str], start_buckets: int, ahead: float) -> float:
+    """Return the average of the last loads; where the level says so carried on by its trend, or what came a day ago."""
+    length, basis = level
     now = _average(recent, length)
-    past = recent[:-start_buckets] if trend else ()
+    if basis == "season":
+        return max(now, ahead)
+    past = recent[:-start_buckets] if basis == "trend" else ()
     return now + max(0.0, now - _average(past, length)) if past else now
 
 
