@@ -184,6 +184,16 @@ def test_until_a_day_was_seen_what_came_then_is_the_peak() -> None:
     assert past.forecast.basis != "season"
 
 
+def test_what_is_kept_of_the_day_lasts_while_a_bucket_is_open() -> None:
+    """Decisions come once a second."""
+    past = live(hours(1, steady))
+    meanwhile = live([4.0] * 5, tick=1.0, lookback=past)
+
+    assert meanwhile.buckets == past.buckets
+    assert meanwhile.day == past.day
+    assert max(past.day.loads) == 4.0
+
+
 def test_a_load_that_rises_by_the_clock_is_met_before_it_rises() -> None:
     """No trend sees a step; that it came yesterday is seen, pays, and decides."""
     before = live(hours(56 - START_SECONDS / HOUR, office))
