@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterable
+from dataclasses import replace
 from functools import cache
 
 from modelfleet.adapters.history import Series
@@ -140,6 +141,23 @@ SLEEPER_TRUE = [
 ]
 
 
+# --- team-a/holey: an hour; one counter is missing for two minutes while all else is there ---------
+
+HOLE = (1500.0, 1640.0)
+HOLEY_TRUE = load(0.0, HOUR, rate=1.0, prompt=300, output=30, seed=30)
+
+
+def holey() -> list[Series]:
+    pod = Pod("team-a", "holey-5f6d-kkkkk")
+    pod.serve(HOLEY_TRUE, begins=0.0, ends=HOUR)
+    return [
+        replace(each, samples=tuple(at for at in each.samples if not HOLE[0] <= at[0] - BEGAN < HOLE[1]))
+        if each.name == "vllm:request_success_total"
+        else each
+        for each in pod.series()
+    ]
+
+
 def sleeper() -> list[Series]:
     found = []
     for (begins, ends), suffix in zip(AWAKE, ("bbbbb", "ccccc"), strict=True):
@@ -177,6 +195,7 @@ def everything() -> list[Series]:
         *llama(),
         *decoys(),
         *sleeper(),
+        *holey(),
         *fitted(),
         *idle(),
         others_up(0.0, GAP[0]),

@@ -25,6 +25,7 @@ from tests.simulate.recorded_past import (
     AWAKE,
     BEGAN,
     GAP,
+    HOLEY_TRUE,
     HOUR,
     MODEL,
     RESTARTS,
@@ -86,6 +87,17 @@ def test_a_counter_that_begins_anew_loses_nothing(prometheus_url: str) -> None:
 
     assert trace.bad_rows == 0
     assert len(drawn(trace)) == pytest.approx(len(between(TRUE, begins, ends)), rel=0.02)
+
+
+def test_a_counter_that_is_missing_for_a_while_is_no_burst(prometheus_url: str) -> None:
+    """Taken for nothing, it would come back as all that the pod ever served."""
+    trace = hour_of(prometheus_url, "team-a/holey")
+
+    got = drawn(trace)
+    assert trace.bad_rows <= 3
+    assert len(got) == pytest.approx(len(HOLEY_TRUE), rel=0.06)
+    busiest = max(len(between(got, minute * 60.0, minute * 60.0 + 60.0)) for minute in range(60))
+    assert busiest < 120
 
 
 def test_no_pod_is_no_load_where_prometheus_was_there(prometheus_url: str) -> None:

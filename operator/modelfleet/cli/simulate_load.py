@@ -3,7 +3,7 @@
 import csv
 import itertools
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -52,7 +52,7 @@ class Asked:
         lengths: Where the source does not tell them.
         rate_scale: Requests played for each one of the load.
         limit_seconds: Cut after this long; None keeps all.
-        seed: Of every random draw.
+        seed: Of every random draw; of the first where the load is drawn several times.
     """
 
     source: Source
@@ -112,9 +112,26 @@ def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None],
             return read_load(asked, model, warn=lambda line: warn(f"{at}: {line}"))
         except BadInput as error:
             raise BadInput(at, str(error).removeprefix("--")) from error
-    title, source = _drawn(asked, warn)
+    return next(read_loads(asked, model, seeds=1, warn=warn))
+
+
+def read_loads(asked: Asked, model: ReplicaModel, *, seeds: int, warn: Callable[[str], None]) -> Iterator[Load]:
+    """Read the requests once, as read_load does, and yield what is drawn of them with one seed after the other."""
+    title, draw = _drawn(asked, warn)
     if asked.rate_scale != 1.0:
         title += f" × {asked.rate_scale:g}"
+    for more in range(seeds):
+        # What is left out hardly differs between draws.
+        yield _load(title, draw(asked.seed + more), asked, model, _unsaid if more else warn)
+
+
+def _unsaid(line: str) -> None:
+    pass
+
+
+def _load(
+    title: str, source: Iterable[Arrival], asked: Asked, model: ReplicaModel, warn: Callable[[str], None]
+) -> Load:
     if asked.limit_seconds is not None:
         source = replayed(source, Replay(max_seconds=asked.limit_seconds))
     arrivals = tuple(itertools.islice(source, MAX_REQUESTS + 1))
@@ -147,18 +164,18 @@ def read_load(asked: Asked, model: ReplicaModel, *, warn: Callable[[str], None],
     return Load(title, taken, rejected=len(arrivals) - len(taken))
 
 
-def _drawn(asked: Asked, warn: Callable[[str], None]) -> tuple[str, Iterable[Arrival]]:
-    """Return the source's title and its requests, in order of time."""
+def _drawn(asked: Asked, warn: Callable[[str], None]) -> tuple[str, Callable[[int], Iterable[Arrival]]]:
+    """Return the source's title, and what draws its requests from a seed, in order of time."""
     match asked.source:
         case Synthetic(name, requests_per_second, duration_seconds, phase):
             if name not in tuple(Shape):
                 raise BadInput("--shape", f"{name!r} is no shape; known: {', '.join(Shape)}")
-            return f"{name}, {requests_per_second:g} requests/s", shape_arrivals(
+            return f"{name}, {requests_per_second:g} requests/s", lambda seed: shape_arrivals(
                 Shape(name),
                 requests_per_second=requests_per_second * asked.rate_scale,
                 duration_seconds=duration_seconds,
                 lengths=asked.lengths,
-                seed=asked.seed,
+                seed=seed,
                 phase=phase,
             )
         case Past() as past:
@@ -167,8 +184,9 @@ def _drawn(asked: Asked, warn: Callable[[str], None]) -> tuple[str, Iterable[Arr
             title, trace = path.name, _read(path, warn)
             if not trace.rows:
                 raise BadInput("--trace", f"{path} holds no request; give one that does")
-    arrivals = trace.arrivals(lengths=asked.lengths, rate_scale=asked.rate_scale, seed=asked.seed)
-    return f"{title} ({trace.format})", arrivals
+    return f"{title} ({trace.format})", lambda seed: trace.arrivals(
+        lengths=asked.lengths, rate_scale=asked.rate_scale, seed=seed
+    )
 
 
 def _shortener(asked: Asked) -> str:

@@ -97,25 +97,29 @@ def runs_table(outcomes: Sequence[Outcome], *, price: Decimal | None) -> Table:
         target = target_number(policy, groups[policy][0].job.setting.target)
         for fold, rows in figures.items():
             names = (policy, fold) if len(folds) > 1 else (policy,)
-            table.add_row(*names, target, *_cells(policy, rows, columns))
+            contestants = [row for name, row in rows.items() if name != ORACLE]
+            table.add_row(*names, target, *_cells(rows[policy], contestants, columns))
     return table
 
 
-def choices_table(chosen: Mapping[str, Point | None], *, none: str, price: Decimal | None) -> Table:
+def choices_table(chosen: Mapping[str, Point | None], *, none: str, price: Decimal | None, goal: float = 0.0) -> Table:
     """Return the second half of the settings that were chosen on the first: by cost, then by attainment.
 
     Args:
         chosen: By policy.
         none: Said of a policy without such a setting.
         price: USD per GPU-hour; None shows no cost.
+        goal: Attainment without which nothing is the best of its column.
     """
     columns = _worth(price)
     found = [point for point in chosen.values() if point is not None]
     rows = {point.policy: [column.value(point.second) for column in columns] for point in found}
+    contestants = [rows[point.policy] for point in found if point.policy != ORACLE and point.second.attainment >= goal]
     table = _table(["policy"], ["target", "minimum\nreplicas"], columns)
     for point in sorted(found, key=lambda each: (round(each.second.gpu_hours, 2), each.second.violations, each.policy)):
         target = target_number(point.policy, point.setting.target)
-        table.add_row(point.policy, target, f"{point.setting.min_replicas}", *_cells(point.policy, rows, columns))
+        cells = _cells(rows[point.policy], contestants, columns)
+        table.add_row(point.policy, target, f"{point.setting.min_replicas}", *cells)
     for policy in (policy for policy, point in chosen.items() if point is None):
         table.add_row(policy, f"[dim]{none}[/]")
     return table
@@ -132,14 +136,13 @@ def _table(names: Sequence[str], settings: Sequence[str], columns: Sequence[_Col
     return table
 
 
-def _cells(policy: str, rows: Mapping[str, Sequence[float]], columns: Sequence[_Column]) -> list[str]:
-    """Return a policy's figures, the best of each column marked where there is something to compare."""
-    contestants = [row for name, row in rows.items() if name != ORACLE]
+def _cells(row: Sequence[float], contestants: Sequence[Sequence[float]], columns: Sequence[_Column]) -> list[str]:
+    """Return a row's figures, the best of each column marked where there is something to compare."""
     cells = []
     for number, column in enumerate(columns):
-        text = column.text(rows[policy][number])
-        best = (max if column.better > 0 else min)(row[number] for row in contestants) if contestants else inf
-        marked = policy != ORACLE and len(contestants) > 1 and column.better and text == column.text(best)
+        text = column.text(row[number])
+        best = (max if column.better > 0 else min)(each[number] for each in contestants) if contestants else inf
+        marked = row in contestants and len(contestants) > 1 and column.better and text == column.text(best)
         # In front, where it moves no digit.
         cells.append(f"[bold green]{BEST}{text}[/]" if marked else text)
     return cells

@@ -74,6 +74,11 @@ def play_job(job: Job, circumstances: Circumstances) -> Outcome:
     return Outcome(job, part(0.0, None), part(0.0, half), part(half, None), run if job.keep_run else None)
 
 
+def play_drawn_job(job: Job, drawn: Mapping[int, Circumstances]) -> Outcome:
+    """Play one run on the load that was drawn with its seed, and judge it."""
+    return play_job(job, drawn[job.seed])
+
+
 def play_jobs(
     jobs: Sequence[Job], circumstances: Circumstances, *, processes: int | None = None, progress: Progress | None = None
 ) -> list[Outcome]:
@@ -274,7 +279,8 @@ def _choose(
     chosen: dict[str, Point | None] = {point.policy: None for point in points}
     for point in points:
         best = chosen[point.policy]
-        if fits(point.first) and (best is None or key(point.first) < key(best.first)):
+        # Of equals the last, whose target is the more cautious: what the first half did not show may come.
+        if fits(point.first) and (best is None or key(point.first) <= key(best.first)):
             chosen[point.policy] = point
     return chosen
 

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from itertools import groupby
+from itertools import groupby, pairwise
 from typing import Final
 
 from modelfleet.adapters.history import TOLERATED_STEPS, History, NoHistory, Points, Steps
@@ -141,11 +141,27 @@ def read_history(
         pod: {
             number: counts(last, pod, number, value + queued.get(pod, {}).get(number, 0.0))
             for number, value in points.items()
+            if number not in untold
         }
         for pod, points in running.items()
+        for untold in (_holes([each.get(pod, {}) for each in last]),)
     }
     births = {pod: {number: counts(first, pod, number, 0.0) for number in points} for pod, points in running.items()}
     return trace_of(recorded(pods, births, there, count=steps.count), steps)
+
+
+def _holes(counters: Sequence[Points]) -> frozenset[int]:
+    """Return the steps in which a counter is missing that goes on later where it was.
+
+    Counted as nothing it would make a whole life a burst. One that begins lower is another process's.
+    """
+    return frozenset(
+        missing
+        for points in counters
+        for before, after in pairwise(sorted(points))
+        if points[after] >= points[before]
+        for missing in range(before + 1, after)
+    )
 
 
 def recorded(pods: Mapping[str, Pod], births: Mapping[str, Pod], there: frozenset[int], *, count: int) -> Recorded:

@@ -377,17 +377,19 @@ def _over_time(story: Story) -> str:
     )
     runs = list(_runs(story))
     unit, unit_seconds = clock(run for _, run in runs)
-    ends = [stretch[-1] for stretch in stretches(runs[0][1], LOAD_POINTS)]
+    parts = stretches(runs[0][1], LOAD_POINTS)
+    edges = [parts[0][0], *[stretch[-1] for stretch in parts if len(stretch) > 1 or stretch is not parts[0]]]
     figure.add_scatter(
-        x=[round(moment.at_seconds / unit_seconds, 3) for moment in ends[1:]],
+        # A stretch is drawn where it begins, as those of the replicas are.
+        x=[round(moment.at_seconds / unit_seconds, 3) for moment in edges[:-1]],
         y=[
             round((after.arrived - before.arrived) / (after.at_seconds - before.at_seconds), 3)
-            for before, after in pairwise(ends)
+            for before, after in pairwise(edges)
         ],
         name="load",
         showlegend=False,
         fill="tozeroy",
-        line={"color": "#9aa3b2", "width": 1.5},
+        line={"color": "#9aa3b2", "width": 1.5, "shape": "hv"},
         hovertemplate="%{y:.2f} requests/s",
         row=1,
         col=1,
