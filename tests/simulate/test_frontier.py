@@ -8,6 +8,7 @@ from decimal import Decimal
 
 import pytest
 
+from modelfleet.cli.simulate_tables import BEST, choices_table
 from modelfleet.simulate.arrivals import Arrival, Lengths
 from modelfleet.simulate.calibration import load_replica_model
 from modelfleet.simulate.frontier import (
@@ -217,6 +218,29 @@ def test_a_sweep_is_every_target_with_every_minimum(least: int, most: int, tunes
     assert sweep(kinds, circumstances(PEAK), min_replicas=least, max_replicas=most) == tuple(
         (name, Setting(target, minimum, most)) for name in ("a", "b") for target in (10.0, 5.0) for minimum in want
     )
+
+
+def test_of_settings_that_are_equal_on_the_first_half_the_more_cautious_is_chosen() -> None:
+    """Targets go from cheap to costly: the first half does not tell them apart, the second may."""
+    equals = [replace(CHEAP, setting=Setting(float(target), 1, 8)) for target in (1, 2, 3)]
+
+    assert equal_attainment(equals, goal=0.5) == {"a": equals[-1]}
+    assert equal_cost(equals, gpu_hours=2.0) == {"a": equals[-1]}
+
+
+def test_what_missed_the_goal_is_no_best() -> None:
+    """The cheapest of all is worth nothing where it serves nobody in time."""
+    chosen = {
+        name: point(name, first=(1.0, 1.0), second=second)
+        for name, second in {"keda": (1.0, 0.2), "static": (4.0, 0.99), "kubeai": (5.0, 0.98)}.items()
+    }
+
+    def hours(goal: float) -> list[str]:
+        table = choices_table(chosen, none="", price=None, goal=goal)
+        return [str(cell) for cell in table.columns[3].cells]
+
+    assert [BEST in cell for cell in hours(0.95)] == [False, True, False]
+    assert [BEST in cell for cell in hours(0.0)] == [True, False, False]
 
 
 def test_a_sweep_of_constant_fleets_is_each_size_within_the_bounds_once() -> None:
