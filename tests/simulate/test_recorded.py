@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from itertools import pairwise
 from statistics import fmean
+from threading import Thread
 
 import pytest
 
@@ -186,6 +188,24 @@ def test_a_prometheus_that_is_not_there_is_said(address: str) -> None:
     for read in (read_history, read_intervals):
         with pytest.raises(PrometheusUnavailable, match="Prometheus: "):
             read(address, "team-a/llama", HOUR, Engine.VLLM, BEGAN)
+
+
+@pytest.mark.parametrize("page", [b"<html>log in</html>", b"[1]", b'{"status": "success"}'])
+def test_what_is_no_prometheus_is_said(page: bytes) -> None:
+    class Page(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(page)
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Page) as server:
+        Thread(target=server.serve_forever, daemon=True).start()
+        with pytest.raises(PrometheusUnavailable, match="what answers is none; check its URL"):
+            read_history(f"http://127.0.0.1:{server.server_port}", "team-a/llama", HOUR, Engine.VLLM, BEGAN)
+        server.shutdown()
 
 
 def test_a_question_that_is_refused_is_said(prometheus_url: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -250,7 +250,11 @@ def _refusals() -> Iterator[None]:
         raise PrometheusUnavailable(f"Prometheus: no answer within {QUERY_TIMEOUT_SECONDS} s") from error
     except requests.ConnectionError as error:
         raise PrometheusUnavailable("Prometheus: cannot be reached; check its URL") from error
-    except (requests.RequestException, PrometheusApiClientException, ValueError, KeyError, TypeError) as error:
+    except (requests.JSONDecodeError, KeyError, TypeError) as error:
+        raise PrometheusUnavailable(
+            "Prometheus: what answers is none; check its URL, and what stands before it"
+        ) from error
+    except (requests.RequestException, PrometheusApiClientException, ValueError) as error:
         raise PrometheusUnavailable(f"Prometheus: {str(error)[:300]}") from error
 
 
