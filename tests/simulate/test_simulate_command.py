@@ -295,7 +295,7 @@ def test_a_report_is_written_beside_the_table(tmp_path: Path) -> None:
     assert code == 0
     assert RIVAL in out
     html = path.read_text(encoding="utf-8")
-    assert "<h1>Autoscaling simulated: step, 6 requests/s</h1>" in html
+    assert "<h1>Autoscaling simulated: step, up to 6 requests/s</h1>" in html
     assert "<dd>llama-3.1-8b-h100, 1 GPU</dd>" in html
     assert "<dd>1 to 16, 1 of them at the beginning, 20 s from creation to ready</dd>" in html
     assert "<dd>TTFT at most 2 s and TPOT at most 50 ms</dd>" in html

@@ -170,7 +170,7 @@ def _drawn(asked: Asked, warn: Callable[[str], None]) -> tuple[str, Callable[[in
         case Synthetic(name, requests_per_second, duration_seconds, phase):
             if name not in tuple(Shape):
                 raise BadInput("--shape", f"{name!r} is no shape; known: {', '.join(Shape)}")
-            return f"{name}, {requests_per_second:g} requests/s", lambda seed: shape_arrivals(
+            return f"{name}, up to {requests_per_second:g} requests/s", lambda seed: shape_arrivals(
                 Shape(name),
                 requests_per_second=requests_per_second * asked.rate_scale,
                 duration_seconds=duration_seconds,
