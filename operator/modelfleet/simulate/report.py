@@ -377,8 +377,9 @@ def _over_time(story: Story) -> str:
     )
     runs = list(_runs(story))
     unit, unit_seconds = clock(run for _, run in runs)
-    parts = stretches(runs[0][1], LOAD_POINTS)
-    edges = [parts[0][0], *[stretch[-1] for stretch in parts if len(stretch) > 1 or stretch is not parts[0]]]
+    whole = stretches(runs[0][1], LOAD_POINTS)
+    # The first stretch may be a single moment, which is no edge twice.
+    edges = list(dict.fromkeys([whole[0][0], *[stretch[-1] for stretch in whole]]))
     figure.add_scatter(
         # A stretch is drawn where it begins, as those of the replicas are.
         x=[round(moment.at_seconds / unit_seconds, 3) for moment in edges[:-1]],

@@ -271,9 +271,10 @@ def _parse_jsonl(lines: Lines) -> Trace:
     found: list[str] = []
     for _, line in lines[:FIRST_LINES]:
         with suppress(ValueError):
-            found = found or sorted(_fields(line))
+            fields = _fields(line)
+            found = found or sorted(fields)
             for name, needed, parse in _JSON_FORMATS:
-                if needed <= _fields(line).keys():
+                if needed <= fields.keys():
                     return _request_trace(name, rows(), parse)
     raise UnknownFormat(f"no known trace has the fields {found}")
 
