@@ -11,7 +11,8 @@ CALM: dict[str, Any] = {
     "surges_now": True,
     "template_changes": False,
     "rolling_out": False,
-    "waits_for_node": False,
+    "waits_seconds": 0.0,
+    "place_comes": False,
     "pods_refused": False,
     "quota_gpus": None,
 }
@@ -26,10 +27,21 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
     "a new template and no place": ({"template_changes": True}, (1, 1, 0), False),
     "two halves on two nodes are no place": ({"template_changes": True}, (1, 1), False),
     "a new template and no nodes": ({"template_changes": True}, (), False),
-    "the new pod waits for the old one's GPUs": ({"rolling_out": True, "waits_for_node": True}, (), False),
+    "the new pod waits for the old one's GPUs": ({"rolling_out": True, "waits_seconds": 5.1}, (), False),
     "it waits, though a place is free: somebody else's, by the time it is tried": (
-        {"rolling_out": True, "waits_for_node": True},
+        {"rolling_out": True, "waits_seconds": 5.1},
         (2,),
+        False,
+    ),
+    "the scheduler may not have tried again yet": ({"rolling_out": True, "waits_seconds": 5.0}, (2,), True),
+    "the new pod waits for one that drains": (
+        {"rolling_out": True, "waits_seconds": 600.0, "place_comes": True},
+        (),
+        True,
+    ),
+    "one drains, and the new pod is refused": (
+        {"rolling_out": True, "pods_refused": True, "place_comes": True},
+        (),
         False,
     ),
     "a free place, and a quota without room": ({"template_changes": True, "quota_gpus": 1}, (2,), False),
@@ -38,7 +50,7 @@ CASES: dict[str, tuple[dict[str, Any], tuple[int, ...], bool]] = {
     "the new pod is refused": ({"rolling_out": True, "pods_refused": True}, (2,), False),
     "a pod is refused without a roll-out": ({"pods_refused": True}, (), True),
     "the quota is full while a roll-out goes well": ({"rolling_out": True, "quota_gpus": 0}, (), True),
-    "a pod waits without a roll-out": ({"waits_for_node": True}, (), True),
+    "a pod waits without a roll-out": ({"waits_seconds": 5.1}, (), True),
     "a roll-out that goes well": ({"rolling_out": True}, (), True),
     "one that stopped surging does not begin again midway": ({"surges_now": False, "rolling_out": True}, (8,), False),
 }

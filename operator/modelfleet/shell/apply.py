@@ -6,6 +6,7 @@ failed write never stops another's.
 
 from dataclasses import dataclass
 from enum import Enum
+from time import time
 
 import structlog
 
@@ -128,14 +129,17 @@ class Writer:
         key = record.key
         live = self._mirror.children.get(("Deployment", key))
         as_it_is = children(key, record.uid, spec, runtime, accelerator, surge=live is None or live.surges)
+        pods = tuple(self._mirror.own_pods(key))
+        nodes = self._mirror.nodes_of(accelerator)
         surge = may_surge(
             surges_now=None if live is None else live.surges,
             template_changes=live is not None and applied_hash(as_it_is[0]) != live.applied_hash,
             rolling_out=live is not None and live.rolling_out,
-            waits_for_node=any(pod.finds_no_node for pod in self._mirror.own_pods(key)),
+            waits_seconds=max((time() - pod.created_at for pod in pods if pod.finds_no_node), default=0.0),
+            place_comes=any(pod.terminating and pod.node == node.name for pod in pods for node in nodes),
             gpus=spec.gpus_per_replica,
             pods_refused=live is not None and live.pods_refused,
-            nodes=self._mirror.nodes_of(accelerator),
+            nodes=nodes,
             quota_gpus=self._quota_room(key.namespace, accelerator.resource_name),
         )
         if live is None or surge == live.surges:

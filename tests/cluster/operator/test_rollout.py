@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
 
+from modelfleet.api.meta import Key
+from modelfleet.simulate.arrivals import Arrival
 from sandbox.cluster import Sandbox
+from sandbox.load.client import run_load
 from tests.cluster.operator.scene import History, Json, Team, create_runtime, gpu_class, ready, same, unique
 
 pytestmark = pytest.mark.xdist_group("operator-objects")
@@ -26,6 +30,11 @@ def rolled_out(team: Team, accelerator: str, *, runtime: str = "vllm") -> Iterat
     yield history
 
 
+def args(pod: Json) -> str:
+    """Return what the engine was started with."""
+    return str(pod["spec"]["containers"][0]["args"])
+
+
 def fewest_ready(history: History) -> int:
     """Return the fewest pods that were ready at once, two being so at the start."""
     initial = 2
@@ -35,7 +44,7 @@ def fewest_ready(history: History) -> int:
     for kind, item in history.seen:
         uid = item["metadata"]["uid"]
         is_ready = kind != "DELETED" and ready(item)
-        if "revision=main" in str(item["spec"]["containers"][0]["args"]):
+        if "revision=main" in args(item):
             old_lost |= set() if is_ready else {uid}
         else:
             now[uid] = is_ready
@@ -61,6 +70,26 @@ def test_a_roll_out_beside_a_free_gpu_surges(sandbox: Sandbox, team: Team) -> No
     with gpu_class(sandbox, gpus=(3,)) as accelerator, rolled_out(team, accelerator) as history:
         assert strategy(team) == {"maxSurge": 1, "maxUnavailable": 0}
         assert fewest_ready(history) == 2
+
+
+async def test_a_roll_out_waits_for_the_place_of_a_replica_that_drains(sandbox: Sandbox, team: Team) -> None:
+    """A new pod finds no node while an old one answers its last requests: no reason to take another old one away."""
+    with gpu_class(sandbox, gpus=(3,)) as accelerator:
+        team.deploy(accelerator=accelerator, scaling={"minReplicas": 2, "maxReplicas": 2})
+        await asyncio.to_thread(team.await_ready, replicas=2)
+        long = [Arrival(0.0, 20, 500)] * 8
+        load = asyncio.create_task(run_load(sandbox.kubeconfig, Key(team.namespace, "llama"), long))
+        await asyncio.sleep(1.0)
+        with History(sandbox, f"/api/v1/namespaces/{team.namespace}/pods") as history:
+            team.change(model={"revision": "v2"})
+            report = await load
+            await asyncio.to_thread(same, 0, lambda: sum("revision=main" in args(pod) for pod in team.pods()))
+            await asyncio.to_thread(team.await_ready, replicas=2)
+
+    assert any(pod["status"].get("conditions", [{}])[0].get("reason") == "Unschedulable" for _, pod in history.seen)
+    assert strategy(team) == {"maxSurge": 1, "maxUnavailable": 0}
+    assert fewest_ready(history) == 2
+    assert report.failed == 0
 
 
 def test_a_surge_that_finds_no_place_after_all_turns_into_a_replacement(sandbox: Sandbox, team: Team) -> None:
