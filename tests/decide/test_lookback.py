@@ -19,14 +19,18 @@ from modelfleet.decide.lookback import (
     NO_PAST,
     PEAK_RESOLUTION,
     ROUNDING,
+    Costs,
     Forecast,
+    Kept,
     Lookback,
     Moment,
     look_back,
 )
+from modelfleet.decide.season import NO_WEEK, remember
 
 START_SECONDS = 120.0
 HOUR = 3600
+DAY_SECONDS = 86_400.0
 HOUR_BUCKETS = 360
 
 
@@ -184,14 +188,14 @@ def test_until_a_day_was_seen_what_came_then_is_the_peak() -> None:
     assert past.forecast.basis != "season"
 
 
-def test_what_is_kept_of_the_day_lasts_while_a_bucket_is_open() -> None:
+def test_what_is_kept_of_the_week_lasts_while_a_bucket_is_open() -> None:
     """Decisions come once a second."""
     past = live(hours(1, steady))
     meanwhile = live([4.0] * 5, tick=1.0, lookback=past)
 
     assert meanwhile.buckets == past.buckets
-    assert meanwhile.day == past.day
-    assert max(past.day.loads) == 4.0
+    assert meanwhile.week == past.week
+    assert past.week.highest == remember(NO_WEEK, 4.0, now=0.0).highest
 
 
 def test_a_load_that_rises_by_the_clock_is_met_before_it_rises() -> None:
@@ -206,6 +210,19 @@ def test_a_load_that_rises_by_the_clock_is_met_before_it_rises() -> None:
     after = live([office((56 + bucket / HOUR_BUCKETS) * HOUR) for bucket in range(HOUR_BUCKETS)], lookback=before)
     late = [costs(after, FORECASTS[each])[3] - costs(before, FORECASTS[each])[3] for each in (season, peak)]
     assert late[0] < 0.8 * late[1]
+
+
+def test_a_load_that_rises_by_the_clock_is_met_after_a_restart_too() -> None:
+    """In the night before the third morning: what the status keeps is enough."""
+    learned = live(hours(50, office))
+    assert learned.forecast.basis == "season"
+    resumed = Lookback.resumed(learned.kept(30.0), now=learned.began_at or 0.0)
+    until = 56 - START_SECONDS / HOUR
+    night = [office(bucket * BUCKET_SECONDS) for bucket in range(50 * HOUR_BUCKETS, int(until * HOUR_BUCKETS))]
+    before = live(night, lookback=replace(resumed, began_at=learned.began_at))
+
+    assert before.recent[-1] == 1.0
+    assert before.load > 5.0
 
 
 def test_a_load_that_wanders_is_followed() -> None:
@@ -327,14 +344,61 @@ def test_a_peak_is_never_forgotten_nor_much_too_high() -> None:
     assert true <= past.tracks[start].value <= true * (1.0 + 2 * PEAK_RESOLUTION)
 
 
-def test_an_earlier_process_choice_is_taken_up() -> None:
-    """What was learned survives a restart, as far as the status keeps it; a name of another version is ignored."""
+def test_what_an_earlier_process_kept_is_taken_up() -> None:
+    """What was learned survives a restart: the choice, what each forecast cost, how high the day was, and the week."""
     learned = live(hours(6, bursts), weight=100.0)
-    resumed = Lookback.resumed(learned.forecast.name, round(100 * learned.margin), 150)
+    kept = learned.kept(100.0)
+    resumed = Lookback.resumed(replace(kept, steepness_tenths=150), now=(learned.began_at or 0.0) + 300.0)
 
-    assert resumed == replace(NO_PAST, choice=learned.choice, lateness=Lateness.resumed(150))
+    assert (resumed.choice, resumed.week) == (learned.choice, learned.week)
     assert STEEPNESS[resumed.lateness.believed] == 15.0
-    assert Lookback.resumed("a-crystal-ball", 125, 0) == NO_PAST
+    assert resumed.costs.totals(7.0) == pytest.approx(learned.costs.totals(100.0), abs=0.5)
+    for before, after in zip(learned.peaks, resumed.peaks, strict=True):
+        for bucket, load in after:
+            assert load == max(value for _, value in before)
+            assert bucket == before[0][0] - learned.buckets - 30
+    assert sum(map(len, resumed.peaks)) == 2
+
+
+def test_the_peak_of_a_day_is_forgotten_after_a_day_whatever_restarted() -> None:
+    at, name = 1_000_000.0, "10s-peak-day"
+    for age, want in ((DAY_SECONDS - 60.0, 9.0), (DAY_SECONDS + 60.0, 1.0)):
+        kept = Kept(forecast=name, margin_percent=100, day_peaks={name: (9.0, at - age)})
+        past = live([1.0], lookback=replace(Lookback.resumed(kept, now=at), began_at=at))
+
+        assert past.forecast.name == name
+        assert past.load == want
+
+
+@pytest.mark.parametrize(
+    "kept",
+    [
+        Kept(forecast="a-crystal-ball", margin_percent=125),
+        Kept(forecast=FORECASTS[0].name, margin_percent=126),
+    ],
+)
+def test_what_another_version_chose_is_ignored(kept: Kept) -> None:
+    told = live(hours(1, steady)).costs.told(30.0)
+
+    assert Lookback.resumed(replace(kept, costs=told), now=0.0) == NO_PAST
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda told: told.pop(FORECASTS[-1].name),
+        lambda told: told.update({FORECASTS[0].name: "1 2 3 4 5"}),
+        lambda told: told.update({FORECASTS[0].name: "1 2 3 4 5 6 7"}),
+        lambda told: told.update({FORECASTS[0].name: "1 2 3 4 5 many"}),
+    ],
+)
+def test_costs_of_other_forecasts_are_none(change: Callable[[dict[str, str]], object]) -> None:
+    """Another version may have others: then all begin anew, for some would look cheap."""
+    told = live(hours(1, bursts)).costs.told(30.0)
+    assert Costs.resumed(told) != NO_COSTS
+    change(told)
+
+    assert Costs.resumed(told) == NO_COSTS
 
 
 def test_every_forecast_has_a_name_of_its_own() -> None:

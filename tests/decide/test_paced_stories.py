@@ -4,16 +4,19 @@ One replica meets the limit of 50 ms up to 1,000 tokens/s, five requests per sec
 """
 
 import re
+from copy import deepcopy
 from dataclasses import replace
 
 import pytest
 
+from modelfleet.api.modeldeployment import ModelDeploymentStatus
 from modelfleet.decide.explain import scale_event, status
 from modelfleet.decide.lateness import late_share
-from modelfleet.decide.lookback import FORECASTS, Forecast
+from modelfleet.decide.lookback import FORECASTS, Forecast, Kept
 from modelfleet.decide.plan import Facts
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Learned, Missing
+from modelfleet.shell.records import parse_deployment
 from tests.builders import DeploymentBuilder, deployment
 from tests.decide.story import Story
 
@@ -123,7 +126,7 @@ def test_a_restart_takes_up_what_was_learned() -> None:
     story.play(900, requests_per_second=15)
     story.restart_operator()
     story.made = story.made.having(
-        learned=Learned(idle_inter_token_seconds=0.010, forecast="30s-peak-day", margin_percent=150)
+        learned=Learned(idle_inter_token_seconds=0.010, lookback=Kept(forecast="30s-peak-day", margin_percent=150))
     )
     counts = story.play(50, requests_per_second=15)
     memory = next(iter(story.history.values()))
@@ -131,6 +134,36 @@ def test_a_restart_takes_up_what_was_learned() -> None:
     assert memory.load.pace.constant_seconds == pytest.approx(0.010, abs=0.001)
     assert memory.load.lookback.forecast.name == "30s-peak-day"
     assert min(counts) >= 4
+
+
+def test_after_a_restart_bursts_find_what_they_found_before() -> None:
+    """The status gives back what forecasts cost and how high the day was: nothing is missed anew to be learned anew."""
+    story = _story(replicas=4)
+    _bursts(story, 60)
+    observed = story.made.build(story.now)
+    assert story.decision is not None
+    told = status(observed, story.decision, story.history[observed.key], previous=None, now=story.now)
+    undisturbed, forgetful = deepcopy(story), deepcopy(story)
+    story.restart_operator()
+    forgetful.restart_operator()
+    story.made = story.made.having(learned=_read_back(told))
+    counts, as_before, anew = (_bursts(each, 10) for each in (story, undisturbed, forgetful))
+
+    assert counts == as_before
+    assert anew != as_before
+
+
+def _bursts(story: Story, number: int) -> list[int]:
+    """Return the counts of bursts of 20 s, each followed by 100 s of next to nothing: shorter than a start."""
+    played = ([*story.play(20, requests_per_second=30), *story.play(100, requests_per_second=1)] for _ in range(number))
+    return [count for counts in played for count in counts]
+
+
+def _read_back(told: ModelDeploymentStatus) -> Learned | None:
+    metadata = {"name": "llama", "namespace": "team-a", "uid": "uid", "resourceVersion": "1", "generation": 1}
+    spec = {"model": {"name": "m/m"}, "runtime": "vllm", "accelerator": "h100"}
+    dumped = told.model_dump(mode="json", by_alias=True)
+    return parse_deployment({"metadata": metadata, "spec": spec, "status": dumped}).learned
 
 
 def test_who_sets_a_target_decides_the_margin() -> None:
@@ -188,7 +221,7 @@ def test_the_status_shows_the_forecast_its_margin_and_the_load() -> None:
     ("forecast", "want"),
     [
         (Forecast(6, 1, "trend"), r"trend of \d+ s, averaged over 60 s"),
-        (Forecast(3, 1, "season"), r"a day ago, peak of \d+ s, averaged over 30 s"),
+        (Forecast(3, 1, "season"), r"a week or a day ago, peak of \d+ s, averaged over 30 s"),
     ],
 )
 def test_the_status_says_when_no_peak_decides(forecast: Forecast, want: str) -> None:

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from modelfleet.decide.lookback import Kept
 from modelfleet.decide.snapshot import Learned
 from modelfleet.shell.records import parse_deployment, parse_pod
 
@@ -49,8 +50,9 @@ def test_a_pod_finds_no_node_when_the_scheduler_says_so(item: dict[str, Any], wa
         ({"learned": {"idleInterTokenMicroseconds": 0, "forecast": "10s-peak-day", "marginPercent": 100}}, None),
         (
             {"learned": {"idleInterTokenMicroseconds": 12_000, "forecast": "10s-peak-day", "marginPercent": 80}},
-            Learned(idle_inter_token_seconds=0.012, forecast="10s-peak-day", margin_percent=80),
+            Learned(idle_inter_token_seconds=0.012, lookback=Kept(forecast="10s-peak-day", margin_percent=80)),
         ),
+        ({"learned": {"idleInterTokenMicroseconds": 12_000, "forecast": "10s-peak-day", "marginPercent": "x"}}, None),
     ],
 )
 def test_what_an_earlier_process_learned_is_read_back(status: dict[str, Any], want: Learned | None) -> None:

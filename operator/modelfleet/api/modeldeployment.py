@@ -342,17 +342,40 @@ class PastStatus(Model):
     """One word for the state."""
 
 
+class DayPeakStatus(Model):
+    """The highest load that a forecast saw within a day."""
+
+    load: Annotated[str, StringConstraints(pattern=r"^[0-9]+\.[0-9]+$", max_length=16)]
+    """In fully used replicas."""
+    at: datetime
+    """When that was."""
+
+
+ForecastName = Annotated[str, StringConstraints(max_length=64)]
+
+
 class LearnedStatus(Model):
     """What was learned about the load, for the next process to begin with."""
 
     idle_inter_token_microseconds: Count
     """Time between tokens of a replica with next to nothing to do."""
-    forecast: Annotated[str, StringConstraints(max_length=64)]
+    forecast: ForecastName
     """The forecast that was cheapest on this deployment's own past."""
     margin_percent: Count
     """Replicas for each 100 replicas of forecast load."""
     late_steepness_tenths: Count = 0
     """How steeply lateness grows with a replica's load, times ten: 20 for bursts of seconds, 320 for even loads."""
+    forecast_costs: Annotated[
+        dict[ForecastName, Annotated[str, StringConstraints(pattern=r"^[0-9]+( [0-9]+)*$", max_length=176)]],
+        Field(max_length=16),
+    ] = Field(default_factory=dict)
+    """What each forecast would have cost with each of the margins, in replica-seconds: old costs count less."""
+    day_peaks: Annotated[dict[ForecastName, DayPeakStatus], Field(max_length=16)] = Field(default_factory=dict)
+    """The highest load of a day, for each forecast that remembers it."""
+    week_slot: Count = 0
+    """Until when the load of the last week is known, in steps of two minutes since 1970."""
+    week_levels: Annotated[str, StringConstraints(max_length=6752)] = ""
+    """The highest load of each two minutes of the last week, as logarithms to base 1.05, deflated, base64."""
 
 
 class ModelDeploymentStatus(Model):

@@ -730,9 +730,7 @@ def _first_memory(observed: Observed, now: float) -> Memory:
         load=LoadMemory(
             measured=measured,
             pace=Pace.resumed(learned.idle_inter_token_seconds) if learned else NO_PACE,
-            lookback=Lookback.resumed(learned.forecast, learned.margin_percent, learned.late_steepness_tenths)
-            if learned
-            else NO_PAST,
+            lookback=Lookback.resumed(learned.lookback, now=now) if learned else NO_PAST,
         ),
     )
 

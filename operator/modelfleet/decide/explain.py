@@ -9,6 +9,7 @@ from typing import Final, Literal
 from modelfleet.api.conditions import Condition, ConditionType, Limit, Reason
 from modelfleet.api.meta import DEPLOYMENT_LABEL
 from modelfleet.api.modeldeployment import (
+    DayPeakStatus,
     DecisionStatus,
     LearnedStatus,
     Mode,
@@ -33,6 +34,7 @@ from modelfleet.decide.snapshot import Missing, Observed, Tokens
 
 Truth = Literal["True", "False", "Unknown"]
 MOST: Final = 2**31 - 1
+MOST_LOAD: Final = 9_999_999.0
 """What a Count holds; an engine may report anything."""
 RECENT: Final = 20
 """Changes that a status remembers: about 3 KB."""
@@ -753,7 +755,7 @@ def _forecast(facts: Facts) -> str:
     forecast, start = facts.lookback.forecast, facts.capacity.start_seconds
     span = "a day" if forecast.peak_starts is None else f"{max(BUCKET_SECONDS, forecast.peak_starts * start):.0f} s"
     average = f"{forecast.averaged_buckets * BUCKET_SECONDS:.0f} s"
-    of = "a day ago, peak" if forecast.basis == "season" else forecast.basis
+    of = "a week or a day ago, peak" if forecast.basis == "season" else forecast.basis
     return f"load {facts.lookback.load:.1f} ({of} of {span}, averaged over {average}) × {facts.lookback.margin:g}"
 
 
@@ -804,11 +806,21 @@ def _admissible_demand(facts: Facts) -> tuple[SignalStatus, ...]:
 def _learned(decision: Decision, memory: Memory) -> LearnedStatus | None:
     if isinstance(decision.facts, Missing) or decision.facts.pace is None or not decision.facts.pace.known:
         return None
+    if decision.in_force is None:
+        return None
+    kept = memory.load.lookback.kept(decision.in_force.latency_weight)
     return LearnedStatus(
         idle_inter_token_microseconds=round(decision.facts.pace.constant_seconds * 1e6),
-        forecast=memory.load.lookback.forecast.name,
-        margin_percent=round(100 * memory.load.lookback.margin),
-        late_steepness_tenths=memory.load.lookback.lateness.steepness_tenths,
+        forecast=kept.forecast,
+        margin_percent=kept.margin_percent,
+        late_steepness_tenths=kept.steepness_tenths,
+        forecast_costs=dict(kept.costs),
+        day_peaks={
+            name: DayPeakStatus(load=f"{min(load, MOST_LOAD):.2f}", at=datetime.fromtimestamp(int(at), UTC))
+            for name, (load, at) in kept.day_peaks.items()
+        },
+        week_slot=kept.week.slot,
+        week_levels=kept.week.encoded,
     )
 
 

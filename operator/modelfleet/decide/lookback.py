@@ -4,7 +4,7 @@ No forecast fits every load. A load that wanders is followed; one that bursts fo
 start is met by what is there already or not at all, and then a constant fleet is best. So several are kept and
 judged: a forecast is the peak, over some time, of the load averaged over some time, times a margin. Two carry a load
 that rises on by its trend: the margin that a rise needs is not held through the fall. One expects what came at this
-time a day ago (season.py): until a day was seen it is like the one without. Every ten seconds each pays
+time a week ago, or a day (season.py): until a day was seen it is like the one without. Every ten seconds each pays
 for the replicas it would have asked for, and for the load that would have found too few: what it asked for serves
 only once it was asked for as long as a start takes. Which part of that load would have been late is learned too
 (lateness.py). The cheapest so far decides, and gives way only to one that is clearly cheaper.
@@ -13,7 +13,8 @@ The price of missed load against replicas is the one knob.
 """
 
 from array import array
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from math import ceil, inf
 from typing import Final, Literal
 
@@ -26,7 +27,7 @@ from modelfleet.decide.lateness import (
     Lateness,
     learn,
 )
-from modelfleet.decide.season import NO_DAY, Day, a_day_ago, remember
+from modelfleet.decide.season import NO_WEEK, Week, remember, seen_before
 from modelfleet.decide.value import value
 
 BUCKET_SECONDS: Final = 10.0
@@ -73,7 +74,7 @@ class Forecast:
         averaged_buckets: The load is averaged over so many buckets.
         peak_starts: The highest such average within so many start times is taken; None within a day.
         basis: What the peak is of: the averages; or each of them carried on by as much as it rose within the last
-            start; or what came within a start from then on a day ago, where that was more.
+            start; or what came within a start from then on a week or a day ago, where that was more.
     """
 
     averaged_buckets: int
@@ -105,6 +106,7 @@ FORECASTS: Final = (
 )
 LEVELS: Final = tuple(sorted({forecast.level for forecast in FORECASTS}))
 LONGEST_AVERAGE: Final = max([forecast.averaged_buckets for forecast in FORECASTS])
+DAY_FORECASTS: Final = tuple([forecast for forecast in FORECASTS if forecast.peak_starts is None])
 PEAKS: Final = frozenset(forecast.peak_starts for forecast in FORECASTS)
 LONGEST_PEAK: Final = {
     level: max(
@@ -115,7 +117,7 @@ LONGEST_PEAK: Final = {
 }
 """For each level, how far back the forecasts that take its peak look at most."""
 SEASON_BUCKETS: Final = 3
-"""What is kept of a day is the load averaged over so many."""
+"""What is kept of a week is the load averaged over so many."""
 FIRST_CHOICE: Final[tuple[int, int]] = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
 """What decides until another is known to be cheaper: follow the last half minute, with the largest margin: what grows
 from nothing has no past that could warn of it."""
@@ -164,6 +166,21 @@ class Costs:
         # Both have CANDIDATES, and strict=True keeps mypyc from making this a loop.
         return [held + latency_weight * missed for held, missed in zip(self.held, self.missed)]  # noqa: B905
 
+    def told(self, latency_weight: float) -> dict[str, str]:
+        """Return what each cost in all, as the status keeps it: whole replica-seconds for each margin."""
+        totals = [str(min(MOST_TOLD, round(cost))) for cost in self.totals(latency_weight)]
+        rows = [totals[first : first + len(MARGINS)] for first in range(0, CANDIDATES, len(MARGINS))]
+        return {forecast.name: " ".join(row) for forecast, row in zip(FORECASTS, rows, strict=True)}
+
+    @classmethod
+    def resumed(cls, told: Mapping[str, str]) -> "Costs":
+        """Return what an earlier process told; nothing where that is not of all of today's forecasts and margins."""
+        try:
+            totals = [float(cost) for forecast in FORECASTS for cost in told[forecast.name].split()]
+        except (KeyError, ValueError):
+            return NO_COSTS
+        return replace(NO_COSTS, held=totals) if len(totals) == CANDIDATES else NO_COSTS
+
     def summed(self) -> list[float]:
         """Return `met` with what came lately."""
         met = list(self.met)
@@ -192,6 +209,7 @@ class Costs:
         return Costs(self.held, missed, self.met, self.lately)
 
 
+MOST_TOLD: Final = 2**31 - 1
 NO_COSTS: Final = Costs([0.0] * CANDIDATES, [0.0] * CANDIDATES, array("d", [0.0] * (CANDIDATES * RANGES)))
 """Before the first bucket that is charged."""
 
@@ -256,6 +274,28 @@ class Bucket:
         return self.load_squared / self.load if self.load > 0.0 else 0.0
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Kept:
+    """What of a past outlives the process, as the status keeps it.
+
+    Attributes:
+        forecast: Name of the forecast that decides.
+        margin_percent: Its margin.
+        steepness_tenths: How steeply lateness grows with the load; 0 where it does not say.
+        costs: What each forecast would have cost, by name: see Costs.told.
+        day_peaks: For each forecast that looks back a day, by name, the highest load and when that was, in seconds
+            since the epoch.
+        week: The load of the last week.
+    """
+
+    forecast: str
+    margin_percent: int
+    steepness_tenths: int = 0
+    costs: Mapping[str, str] = field(default_factory=dict)
+    day_peaks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    week: Week = NO_WEEK
+
+
 @value
 class Lookback:
     """What is kept of the past.
@@ -271,7 +311,7 @@ class Lookback:
         costs: What they cost.
         choice: Numbers of the forecast and of the margin that decide.
         catching_up: Buckets in which what waited for replicas that joined may still make requests late.
-        day: The load of the last day.
+        week: The load of the last week.
     """
 
     began_at: float | None = None
@@ -284,17 +324,43 @@ class Lookback:
     costs: Costs = NO_COSTS
     choice: tuple[int, int] = FIRST_CHOICE
     catching_up: int = 0
-    day: Day = NO_DAY
+    week: Week = NO_WEEK
 
     @classmethod
-    def resumed(cls, forecast: str, margin_percent: int, steepness_tenths: int) -> "Lookback":
-        """Return an empty past that begins with what an earlier process believed, where it is one of today's."""
-        lateness = Lateness.resumed(steepness_tenths)
-        forecasts = [number for number, each in enumerate(FORECASTS) if each.name == forecast]
-        margins = [number for number, each in enumerate(MARGINS) if round(100 * each) == margin_percent]
-        if not forecasts or not margins:
-            return cls(lateness=lateness)
-        return cls(lateness=lateness, choice=(forecasts[0], margins[0]))
+    def resumed(cls, kept: Kept, *, now: float) -> "Lookback":
+        """Return what an earlier process kept of the past, as far as it is of today's forecasts."""
+        forecasts = [number for number, each in enumerate(FORECASTS) if each.name == kept.forecast]
+        margins = [number for number, each in enumerate(MARGINS) if round(100 * each) == kept.margin_percent]
+        known = bool(forecasts and margins)
+        peaks: dict[tuple[int, str], Window] = dict.fromkeys(LEVELS, ())
+        for forecast in DAY_FORECASTS:
+            if forecast.name in kept.day_peaks:
+                load, at = kept.day_peaks[forecast.name]
+                peaks[forecast.level] = ((min(0, -int((now - at) // BUCKET_SECONDS)), load),)
+        return cls(
+            lateness=Lateness.resumed(kept.steepness_tenths),
+            peaks=tuple(peaks.values()),
+            costs=Costs.resumed(kept.costs) if known else NO_COSTS,
+            choice=(forecasts[0], margins[0]) if known else FIRST_CHOICE,
+            week=kept.week,
+        )
+
+    def kept(self, latency_weight: float) -> Kept:
+        """Return what of it outlives the process."""
+        began_at = self.began_at or 0.0
+        peaks = dict(zip(LEVELS, self.peaks, strict=True))
+        return Kept(
+            forecast=self.forecast.name,
+            margin_percent=round(100 * self.margin),
+            steepness_tenths=self.lateness.steepness_tenths,
+            costs=self.costs.told(latency_weight),
+            day_peaks={
+                forecast.name: (load, began_at - (self.buckets - bucket) * BUCKET_SECONDS)
+                for forecast in DAY_FORECASTS
+                for bucket, load in peaks[forecast.level][:1]
+            },
+            week=self.week,
+        )
 
     @property
     def load(self) -> float:
@@ -357,7 +423,7 @@ def look_back(
             lookback.costs,
             lookback.choice,
             lookback.catching_up,
-            lookback.day,
+            lookback.week,
         )
     seen, met = bucket.load / bucket.seconds, bucket.met
     start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
@@ -374,8 +440,8 @@ def look_back(
         lateness = learn(lateness, share=share, late=late, kept=KEPT)
     recent = (*lookback.recent, seen)[-LONGEST_AVERAGE - start_buckets :]
     since = {starts: number + 1 - _span(starts, start_buckets) for starts in PEAKS}
-    day = remember(lookback.day, _average(recent, SEASON_BUCKETS), now=now)
-    ahead = a_day_ago(day, now=now, seconds=start_seconds)
+    week = remember(lookback.week, _average(recent, SEASON_BUCKETS), now=now)
+    ahead = seen_before(week, now=now, seconds=start_seconds)
     peaks = {
         level: _slide_peaks(peak, number, _level(recent, level, start_buckets, ahead), since=since[LONGEST_PEAK[level]])
         for level, peak in zip(LEVELS, lookback.peaks, strict=True)
@@ -409,7 +475,7 @@ def look_back(
         costs=costs,
         choice=_choose(costs, lookback.choice, latency_weight),
         catching_up=catching_up,
-        day=day,
+        week=week,
     )
 
 
@@ -489,7 +555,7 @@ def _choose(costs: Costs, choice: tuple[int, int], latency_weight: float) -> tup
 
 
 def _level(recent: tuple[float, ...], level: tuple[int, str], start_buckets: int, ahead: float) -> float:
-    """Return the average of the last loads; where the level says so carried on by its trend, or what came a day ago."""
+    """Return the average of the last loads; where the level says so carried on by its trend, or what came before."""
     length, basis = level
     now = _average(recent, length)
     if basis == "season":

@@ -11,6 +11,7 @@ from typing import Final
 from modelfleet.api.conditions import Reason
 from modelfleet.api.meta import Key
 from modelfleet.api.modeldeployment import ModelDeploymentSpec
+from modelfleet.decide.lookback import Kept
 from modelfleet.decide.value import value
 
 
@@ -133,15 +134,11 @@ class Learned:
 
     Attributes:
         idle_inter_token_seconds: Time between tokens of a replica with next to nothing to do.
-        forecast: Name of the forecast that decided.
-        margin_percent: Its margin.
-        late_steepness_tenths: How steeply lateness grows with the load; 0 where it did not say.
+        lookback: The past of its load.
     """
 
     idle_inter_token_seconds: float
-    forecast: str
-    margin_percent: int
-    late_steepness_tenths: int = 0
+    lookback: Kept
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

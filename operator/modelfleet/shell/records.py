@@ -21,9 +21,11 @@ from modelfleet.api.meta import (
     Key,
     Model,
 )
-from modelfleet.api.modeldeployment import ModelDeploymentSpec, ModelDeploymentStatus
+from modelfleet.api.modeldeployment import LearnedStatus, ModelDeploymentSpec, ModelDeploymentStatus
 from modelfleet.api.tenant import TenantSpec, TenantStatus
 from modelfleet.api.tenantview import VIEW_NAME, TenantViewSpec
+from modelfleet.decide.lookback import Kept
+from modelfleet.decide.season import Week
 from modelfleet.decide.snapshot import Fault, Learned
 from modelfleet.render.children import CONTAINER
 from modelfleet.render.quota import QUOTA_NAME
@@ -99,14 +101,23 @@ def parse_deployment(item: Json) -> DeploymentRecord:
 
 
 def _learned(status: Json) -> Learned | None:
-    microseconds, forecast = status.get("idleInterTokenMicroseconds"), status.get("forecast")
-    if not microseconds or not forecast:
+    """Read what was learned; None where there is nothing that parses."""
+    try:
+        learned = LearnedStatus.model_validate(status)
+    except ValidationError:
+        return None
+    if not learned.idle_inter_token_microseconds:
         return None
     return Learned(
-        idle_inter_token_seconds=microseconds / 1e6,
-        forecast=forecast,
-        margin_percent=status.get("marginPercent", 0),
-        late_steepness_tenths=status.get("lateSteepnessTenths", 0),
+        idle_inter_token_seconds=learned.idle_inter_token_microseconds / 1e6,
+        lookback=Kept(
+            forecast=learned.forecast,
+            margin_percent=learned.margin_percent,
+            steepness_tenths=learned.late_steepness_tenths,
+            costs=learned.forecast_costs,
+            day_peaks={name: (float(peak.load), peak.at.timestamp()) for name, peak in learned.day_peaks.items()},
+            week=Week.resumed(learned.week_slot, learned.week_levels),
+        ),
     )
 
 

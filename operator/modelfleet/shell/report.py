@@ -1,8 +1,8 @@
 """Status and events, written on change only.
 
 A change of the headline (desired, ready, conditions) is written at once. What merely measures (load,
-wanted, the record of the decision) is written when it moved noticeably, at most every 30 s. A fleet
-in which nothing changes is written nothing.
+wanted, the record of the decision) is written when it moved noticeably, at most every 30 s, and under
+load every half hour. A fleet in which nothing changes is written nothing.
 """
 
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from modelfleet.api.meta import API_VERSION, FIELD_MANAGER, Key
 from modelfleet.api.modeldeployment import ModelDeploymentStatus
 from modelfleet.decide.explain import Headline, headline, judge, status, unblock
 from modelfleet.decide.history import Memory
+from modelfleet.decide.lookback import FIRST_CHOICE
 from modelfleet.decide.plan import Decision, Facts, Plan
 from modelfleet.decide.snapshot import Observed, Snapshot
 from modelfleet.shell import telemetry
@@ -27,6 +28,8 @@ GAUGE_SECONDS = 30.0
 """Shortest time between two writes that only bring measurements up to date."""
 NOTICEABLE = 0.15
 """A measurement that moved by less than this fraction is not worth a write."""
+LEARNED_SECONDS = 1800.0
+"""Under load a status is written at least this often: what was learned since is what a restart would forget."""
 WRITES_A_ROUND = 200
 """Status writes started in one tick; the rest follow in the next ones, oldest news first."""
 
@@ -42,6 +45,7 @@ class Gauges:
     queued_requests: float
     output_tokens_per_second: float
     complete: bool
+    choice: tuple[int, int] = FIRST_CHOICE
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +100,7 @@ class Reporter:
             news, gauges = headline(observed, decision), _gauges(decision)
             written = self._written.get(observed.key)
             if written is not None and written.uid == observed.uid and written.headline == news:
-                old_enough = snapshot.taken_at - written.at >= GAUGE_SECONDS
-                if not (old_enough and _noticeably_different(written.gauges, gauges)):
+                if not outdated(written.gauges, gauges, age_seconds=snapshot.taken_at - written.at):
                     continue
             elif written is None and _may_still_hold(observed, decision, plan.history[observed.key], snapshot):
                 continue
@@ -183,6 +186,7 @@ def _gauges(decision: Decision) -> Gauges:
         demand.queued_requests.value,
         demand.output_tokens_per_second.value,
         demand.complete,
+        facts.lookback.choice,
     )
 
 
@@ -197,8 +201,20 @@ def _may_still_hold(observed: Observed, decision: Decision, memory: Memory, snap
     return observed.recorded_desired is not None and observed.fault is None and not known and new_here
 
 
+def outdated(old: Gauges, new: Gauges, *, age_seconds: float) -> bool:
+    """Return whether a status that is so old, and whose headline still holds, is worth writing anew."""
+    if age_seconds < GAUGE_SECONDS:
+        return False
+    return _noticeably_different(old, new) or (new.output_tokens_per_second > 0.0 and age_seconds >= LEARNED_SECONDS)
+
+
 def _noticeably_different(old: Gauges, new: Gauges) -> bool:
-    if (old.wanted, old.limited_by, old.complete) != (new.wanted, new.limited_by, new.complete):
+    if (old.wanted, old.limited_by, old.complete, old.choice) != (
+        new.wanted,
+        new.limited_by,
+        new.complete,
+        new.choice,
+    ):
         return True
     return _moved(old.queued_requests, new.queued_requests, 2.0) or _moved(
         old.output_tokens_per_second, new.output_tokens_per_second, 5.0

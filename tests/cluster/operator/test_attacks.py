@@ -543,11 +543,23 @@ def status_that_lies(scene: Scene) -> None:
         "replicas": 0,
         "outputTokensPerSecondPerReplica": 1,
         "selector": "a in (",
-        "learned": {"idleInterTokenMicroseconds": 1, "forecast": "no such forecast", "marginPercent": 2**31 - 1},
     }
-    assert scene.ask("PATCH", f"{scene.own.path('own')}/status", {"status": lies}).code == 200
-    scene.operator.await_ticks(3)
-    assert held(scene.own) == 1
+    learned: list[Json] = [
+        {"forecast": "no such forecast", "marginPercent": 2**31 - 1},
+        {
+            "forecast": "30s-peak-day",
+            "marginPercent": 190,
+            "forecastCosts": {"30s-peak-day": "0 0 0 0 0 " + "9" * 100},
+            "dayPeaks": {"30s-peak-day": {"load": "9999999999999.99", "at": "9999-12-31T23:59:59Z"}},
+            "weekSlot": 2**31 - 1,
+            "weekLevels": "/" * 1344,
+        },
+    ]
+    for lie in learned:
+        told = {**lies, "learned": {"idleInterTokenMicroseconds": 1, **lie}}
+        assert scene.ask("PATCH", f"{scene.own.path('own')}/status", {"status": told}).code == 200
+        scene.operator.await_ticks(3)
+        assert held(scene.own) == 1
 
 
 # --- pods -----------------------------------------------------------------------------------------
