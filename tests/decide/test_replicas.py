@@ -199,6 +199,27 @@ CASES = {
         measure=Measure.FORECAST,
         within_tolerance=True,
     ),
+    "where there are two, another quarter": Case(
+        demand=load_of(ready=2, running=3), pace=0.5, planned=0.74, current=2, want=1, measure=Measure.FORECAST
+    ),
+    "and no less": Case(
+        demand=load_of(ready=2, running=3),
+        pace=0.5,
+        planned=0.76,
+        current=2,
+        want=2,
+        measure=Measure.FORECAST,
+        within_tolerance=True,
+    ),
+    "the last one stays": Case(
+        demand=load_of(ready=1, running=0),
+        pace=0.0,
+        planned=0.0,
+        current=1,
+        want=1,
+        measure=Measure.FORECAST,
+        within_tolerance=True,
+    ),
     "two and a half less go": Case(
         demand=load_of(ready=5, running=9), pace=2.0, planned=2.5, current=5, want=3, measure=Measure.FORECAST
     ),

@@ -37,7 +37,9 @@ QUEUE_GROWTH_PODS: Final = 4
 MOST_MORE: Final = 1.0
 """As many places again as are taken, at most: in the first seconds of a burst few have finished."""
 HALF_REPLICA: Final = 0.5
-"""A forecast that asks for one replica less must do so by this much: loads wander, and starts are dear."""
+"""A forecast that asks for one replica less must do so by this much: loads wander, and starts are dear..."""
+QUARTER: Final = 0.25
+"""...but by no more than this part of what stays: where there are two, half a replica is a quarter of all."""
 MOST_REPLICAS: Final = 100_000
 """A hundred times the largest maxReplicas. Beyond it an engine's number says nothing, and no status can hold it."""
 
@@ -214,4 +216,5 @@ def _within(exact: float, current: int, *, tolerance: float, planned: bool) -> b
     """Return whether the current count may stay."""
     if not planned:
         return abs(exact / current - 1.0) <= tolerance
-    return current - 1.0 - HALF_REPLICA < exact <= current + ROUNDING
+    less = current - 1.0
+    return less - min(HALF_REPLICA, QUARTER * less) <= exact <= current + ROUNDING
