@@ -181,6 +181,7 @@ BECOMES: dict[str, dict[str, Any]] = {
         "description": "A map.",
         "type": "object",
         "maxProperties": 2,
+        "x-kubernetes-map-type": "atomic",
         "additionalProperties": {"type": "string", "maxLength": 8},
         "x-kubernetes-validations": [
             {
@@ -194,6 +195,7 @@ BECOMES: dict[str, dict[str, Any]] = {
         "description": "A map whose keys have a pattern.",
         "type": "object",
         "maxProperties": 2,
+        "x-kubernetes-map-type": "atomic",
         "additionalProperties": SMALL,
         "x-kubernetes-validations": [
             {

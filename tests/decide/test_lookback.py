@@ -216,7 +216,7 @@ def test_a_load_that_rises_by_the_clock_is_met_after_a_restart_too() -> None:
     """In the night before the third morning: what the status keeps is enough."""
     learned = live(hours(50, office))
     assert learned.forecast.basis == "season"
-    resumed = Lookback.resumed(learned.kept(30.0), now=learned.began_at or 0.0)
+    resumed = Lookback.resumed(learned.kept(30.0, now=0.0), now=learned.began_at or 0.0)
     until = 56 - START_SECONDS / HOUR
     night = [office(bucket * BUCKET_SECONDS) for bucket in range(50 * HOUR_BUCKETS, int(until * HOUR_BUCKETS))]
     before = live(night, lookback=replace(resumed, began_at=learned.began_at))
@@ -347,7 +347,7 @@ def test_a_peak_is_never_forgotten_nor_much_too_high() -> None:
 def test_what_an_earlier_process_kept_is_taken_up() -> None:
     """What was learned survives a restart: the choice, what each forecast cost, how high the day was, and the week."""
     learned = live(hours(6, bursts), weight=100.0)
-    kept = learned.kept(100.0)
+    kept = learned.kept(100.0, now=0.0)
     resumed = Lookback.resumed(replace(kept, steepness_tenths=150), now=(learned.began_at or 0.0) + 300.0)
 
     assert (resumed.choice, resumed.week) == (learned.choice, learned.week)

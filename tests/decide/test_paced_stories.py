@@ -4,7 +4,6 @@ One replica meets the limit of 50 ms up to 1,000 tokens/s, five requests per sec
 """
 
 import re
-from copy import deepcopy
 from dataclasses import replace
 
 import pytest
@@ -12,7 +11,7 @@ import pytest
 from modelfleet.api.modeldeployment import ModelDeploymentStatus
 from modelfleet.decide.explain import scale_event, status
 from modelfleet.decide.lateness import late_share
-from modelfleet.decide.lookback import FORECASTS, Forecast, Kept
+from modelfleet.decide.lookback import BUCKET_SECONDS, FORECASTS, Forecast, Kept
 from modelfleet.decide.plan import Facts
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Learned, Missing
@@ -138,12 +137,10 @@ def test_a_restart_takes_up_what_was_learned() -> None:
 
 def test_after_a_restart_bursts_find_what_they_found_before() -> None:
     """The status gives back what forecasts cost and how high the day was: nothing is missed anew to be learned anew."""
-    story = _story(replicas=4)
-    _bursts(story, 60)
-    observed = story.made.build(story.now)
-    assert story.decision is not None
-    told = status(observed, story.decision, story.history[observed.key], previous=None, now=story.now)
-    undisturbed, forgetful = deepcopy(story), deepcopy(story)
+    story, undisturbed, forgetful = (_story(replicas=4) for _ in range(3))
+    for each in (story, undisturbed, forgetful):
+        _bursts(each, 60)
+    told = _told(story)
     story.restart_operator()
     forgetful.restart_operator()
     story.made = story.made.having(learned=_read_back(told))
@@ -151,6 +148,33 @@ def test_after_a_restart_bursts_find_what_they_found_before() -> None:
 
     assert counts == as_before
     assert anew != as_before
+
+
+def test_metrics_that_fail_after_a_restart_forget_nothing() -> None:
+    """A second restart, before anything was seen, finds what the first one found."""
+    story = _story(replicas=4)
+    _bursts(story, 10)
+    first = _told(story)
+    story.restart_operator()
+    story.made = story.made.having(learned=_read_back(first))
+    story.deaf = {"pod-1"}
+    story.play(30, requests_per_second=1)
+    second = _told(story)
+
+    assert first.learned is not None and second.learned is not None
+    assert next(iter(story.history.values())).load.lookback.began_at is None
+    assert second.learned.day_peaks.keys() == first.learned.day_peaks.keys()
+    for name, peak in first.learned.day_peaks.items():
+        again = second.learned.day_peaks[name]
+        assert again.load == peak.load
+        # It ages with what is seen: nothing was for the last half minute.
+        assert abs((again.at - peak.at).total_seconds()) <= 30.0 + 2 * BUCKET_SECONDS
+
+
+def _told(story: Story) -> ModelDeploymentStatus:
+    observed = story.made.build(story.now)
+    assert story.decision is not None
+    return status(observed, story.decision, story.history[observed.key], previous=None, now=story.now)
 
 
 def _bursts(story: Story, number: int) -> list[int]:

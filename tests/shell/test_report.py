@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from modelfleet.api.conditions import Limit
-from modelfleet.shell.report import GAUGE_SECONDS, LEARNED_SECONDS, Gauges, outdated
+from modelfleet.shell.report import GAUGE_SECONDS, LEARNED_AT_REST_SECONDS, LEARNED_SECONDS, Gauges, outdated
 
 CALM = Gauges(2, Limit.NONE, 0.0, 1000.0, complete=True)
 IDLE = replace(CALM, output_tokens_per_second=0.0)
@@ -19,7 +19,8 @@ IDLE = replace(CALM, output_tokens_per_second=0.0)
     {
         "nothing moved": (CALM, {}, LEARNED_SECONDS - 1, False),
         "nothing moved, and half an hour of load was learned from": (CALM, {}, LEARNED_SECONDS, True),
-        "nothing moved, and nothing came": (IDLE, {}, 100 * LEARNED_SECONDS, False),
+        "nothing moved, and nothing came": (IDLE, {}, LEARNED_AT_REST_SECONDS - 1, False),
+        "nothing came for hours": (IDLE, {}, LEARNED_AT_REST_SECONDS, True),
         "another forecast decides": (CALM, {"choice": (0, 0)}, GAUGE_SECONDS, True),
         "another forecast decides since a moment": (CALM, {"choice": (0, 0)}, GAUGE_SECONDS - 1, False),
         "a little more load": (CALM, {"output_tokens_per_second": 1100.0}, GAUGE_SECONDS, False),

@@ -237,6 +237,8 @@ class _Translation:
         [(pattern, value)] = values.items()
         names = {**source["propertyNames"], **({"pattern": pattern} if pattern else {})}
         return {
+            # A map is one value: keys that another manager left would be kept beside those that are applied.
+            "x-kubernetes-map-type": "atomic",
             "additionalProperties": self.node(value, f"{path}.*", inside),
             "x-kubernetes-validations": [_key_rule(names, path)],
         }

@@ -34,8 +34,9 @@ from modelfleet.decide.snapshot import Missing, Observed, Tokens
 
 Truth = Literal["True", "False", "Unknown"]
 MOST: Final = 2**31 - 1
-MOST_LOAD: Final = 9_999_999.0
 """What a Count holds; an engine may report anything."""
+MOST_LOAD: Final = 9_999_999.0
+"""What a day's peak has room for, in replicas."""
 RECENT: Final = 20
 """Changes that a status remembers: about 3 KB."""
 DEMAND_SIGNAL: Final = "demandTokensPerSecond"
@@ -200,7 +201,7 @@ def status(
         output_tokens_per_second_per_replica=round(measured.tokens_per_second)
         if known and measured.tokens_per_second is not None
         else None,
-        learned=_learned(decision, memory) or (previous.learned if previous else None),
+        learned=_learned(decision, memory, now) or (previous.learned if previous else None),
         decision=DecisionStatus(
             decided_at=at,
             signals=_signals(decision, now),
@@ -803,12 +804,12 @@ def _admissible_demand(facts: Facts) -> tuple[SignalStatus, ...]:
     return (demand,) if isinstance(mixed, Missing) else (demand, SignalStatus(name=MIX_SIGNAL, value=f"{mixed:.4g}"))
 
 
-def _learned(decision: Decision, memory: Memory) -> LearnedStatus | None:
+def _learned(decision: Decision, memory: Memory, now: float) -> LearnedStatus | None:
     if isinstance(decision.facts, Missing) or decision.facts.pace is None or not decision.facts.pace.known:
         return None
     if decision.in_force is None:
         return None
-    kept = memory.load.lookback.kept(decision.in_force.latency_weight)
+    kept = memory.load.lookback.kept(decision.in_force.latency_weight, now=now)
     return LearnedStatus(
         idle_inter_token_microseconds=round(decision.facts.pace.constant_seconds * 1e6),
         forecast=kept.forecast,

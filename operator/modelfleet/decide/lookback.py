@@ -150,7 +150,7 @@ class Costs:
     """What each forecast has cost so far with each margin, in replica-seconds: those of a forecast in a row.
 
     Attributes:
-        held: What it held and added.
+        held: What it held and added, and after a restart all that it had cost before.
         missed: Load that was late, by what is believed of lateness.
         met: For each range of SHARES, load that found replicas filled so far. What was late of it is to be believed.
         lately: The same since it was summed up: loads, and in which range each found the replicas.
@@ -176,10 +176,12 @@ class Costs:
     def resumed(cls, told: Mapping[str, str]) -> "Costs":
         """Return what an earlier process told; nothing where that is not of all of today's forecasts and margins."""
         try:
-            totals = [float(cost) for forecast in FORECASTS for cost in told[forecast.name].split()]
+            costs = [float(cost) for forecast in FORECASTS for cost in told[forecast.name].split()]
         except (KeyError, ValueError):
             return NO_COSTS
-        return replace(NO_COSTS, held=totals) if len(totals) == CANDIDATES else NO_COSTS
+        if len(costs) != CANDIDATES:
+            return NO_COSTS
+        return replace(NO_COSTS, held=[min(cost, MOST_TOLD) for cost in costs])
 
     def summed(self) -> list[float]:
         """Return `met` with what came lately."""
@@ -336,7 +338,8 @@ class Lookback:
         for forecast in DAY_FORECASTS:
             if forecast.name in kept.day_peaks:
                 load, at = kept.day_peaks[forecast.name]
-                peaks[forecast.level] = ((min(0, -int((now - at) // BUCKET_SECONDS)), load),)
+                bucket = min(0, -int((now - at) // BUCKET_SECONDS))
+                peaks[forecast.level] = ((bucket, load),) if bucket > -LONGEST_BUCKETS else ()
         return cls(
             lateness=Lateness.resumed(kept.steepness_tenths),
             peaks=tuple(peaks.values()),
@@ -345,9 +348,9 @@ class Lookback:
             week=kept.week,
         )
 
-    def kept(self, latency_weight: float) -> Kept:
+    def kept(self, latency_weight: float, *, now: float) -> Kept:
         """Return what of it outlives the process."""
-        began_at = self.began_at or 0.0
+        began_at = now if self.began_at is None else self.began_at
         peaks = dict(zip(LEVELS, self.peaks, strict=True))
         return Kept(
             forecast=self.forecast.name,

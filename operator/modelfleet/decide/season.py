@@ -2,7 +2,7 @@
 
 A rise that is steeper than a pod's start is no trend when it is seen. If it came at this time before it may come
 again; whether that is worth asking for is the lookback's to find out (lookback.py). The load of a week is kept so
-small that the status holds it, and a restart forgets nothing.
+small that the status holds it, for the process after a restart.
 """
 
 from base64 import b64decode, b64encode
@@ -19,7 +19,7 @@ WEEK_SLOTS: Final = 7 * DAY_SLOTS
 UNKNOWN: Final = 0
 """A level of its own, below all loads."""
 LEAST_LOAD: Final = 0.05
-"""In replicas: what level 1 stands for. None asks for a replica more."""
+"""In replicas: what is less is level 1, and none."""
 LEVEL_STEP: Final = 1.05
 """From level to level: 254 of them reach beyond 10,000 replicas."""
 LOADS: Final[tuple[float, ...]] = (0.0, 0.0, *[LEAST_LOAD * LEVEL_STEP**above for above in range(1, 255)])
@@ -96,5 +96,5 @@ def seen_before(week: Week, *, now: float, seconds: float) -> float:
 
 
 def _before(week: Week, slot: int) -> float:
-    """Return the load of ten minutes a week before, or else a day."""
+    """Return the load of a slot a week before, or else a day."""
     return LOADS[week.levels[slot % WEEK_SLOTS] or week.levels[(slot - DAY_SLOTS) % WEEK_SLOTS]]

@@ -4,8 +4,8 @@ from collections.abc import Iterable
 
 from modelfleet.decide.snapshot import Node
 
-PLACED_WITHIN_SECONDS = 5.0
-"""The scheduler tries a pod that found no node again after 1 s, then 2 s, though a place is free by then."""
+PLACED_WITHIN_SECONDS = 12.0
+"""The scheduler tries a pod that found no node again after 1 s, then 2 s, up to 10 s, whatever is free by then."""
 
 
 def may_surge(
@@ -14,7 +14,6 @@ def may_surge(
     template_changes: bool,
     rolling_out: bool,
     waits_seconds: float,
-    place_comes: bool,
     pods_refused: bool,
     gpus: int,
     nodes: Iterable[Node],
@@ -31,8 +30,8 @@ def may_surge(
         surges_now: The live strategy; None before the Deployment exists.
         template_changes: Whether this apply starts a roll-out.
         rolling_out: Whether pods of an older template exist.
-        waits_seconds: For how long the scheduler has found no node for a pod of the deployment; 0 without one.
-        place_comes: Whether a pod of the deployment drains on a node that can take another.
+        waits_seconds: For how long the scheduler has found no node for a pod of the deployment, though no other drains
+            on a node that can take it; 0 without one.
         pods_refused: Whether the API server refuses more pods of the deployment.
         gpus: GPUs of one replica.
         nodes: Nodes of its class, with their free GPUs.
@@ -42,5 +41,5 @@ def may_surge(
         return True
     if template_changes:
         return any(node.free_gpus >= gpus for node in nodes) and (quota_gpus is None or quota_gpus >= gpus)
-    finds_none = waits_seconds > PLACED_WITHIN_SECONDS and not place_comes
+    finds_none = waits_seconds > PLACED_WITHIN_SECONDS
     return surges_now and not (rolling_out and (finds_none or pods_refused))

@@ -78,6 +78,7 @@ class Writer:
             "PodDisruptionBudget": mirror.budgets,
         }
         self._applied: set[tuple[str, str]] = set()
+        self._drained_at: dict[Key, float] = {}
 
     async def scale(self, scale: Scale) -> ScaleOutcome:
         """Mark the pods that should go, then ask for the count with one patch."""
@@ -129,14 +130,12 @@ class Writer:
         key = record.key
         live = self._mirror.children.get(("Deployment", key))
         as_it_is = children(key, record.uid, spec, runtime, accelerator, surge=live is None or live.surges)
-        pods = tuple(self._mirror.own_pods(key))
         nodes = self._mirror.nodes_of(accelerator)
         surge = may_surge(
             surges_now=None if live is None else live.surges,
             template_changes=live is not None and applied_hash(as_it_is[0]) != live.applied_hash,
             rolling_out=live is not None and live.rolling_out,
-            waits_seconds=max((time() - pod.created_at for pod in pods if pod.finds_no_node), default=0.0),
-            place_comes=any(pod.terminating and pod.node == node.name for pod in pods for node in nodes),
+            waits_seconds=self._waits_seconds(key, frozenset(node.name for node in nodes)),
             gpus=spec.gpus_per_replica,
             pods_refused=live is not None and live.pods_refused,
             nodes=nodes,
@@ -145,6 +144,17 @@ class Writer:
         if live is None or surge == live.surges:
             return tuple(zip(as_it_is, as_it_is, strict=True))
         return tuple(zip(children(key, record.uid, spec, runtime, accelerator, surge=surge), as_it_is, strict=True))
+
+    def _waits_seconds(self, key: Key, nodes: frozenset[str]) -> float:
+        """Return for how long a pod of the deployment has found no node, since none of it was seen to drain on one."""
+        pods, now = tuple(self._mirror.own_pods(key)), time()
+        waiting = [pod.created_at for pod in pods if pod.finds_no_node]
+        if not waiting:
+            self._drained_at.pop(key, None)
+            return 0.0
+        if any(pod.terminating and pod.node in nodes for pod in pods):
+            self._drained_at[key] = now
+        return now - max(min(waiting), self._drained_at.get(key, 0.0))
 
     def _quota_room(self, namespace: str, resource: str) -> int | None:
         quota = self._mirror.quotas.get(namespace)

@@ -2,7 +2,7 @@
 
 A change of the headline (desired, ready, conditions) is written at once. What merely measures (load,
 wanted, the record of the decision) is written when it moved noticeably, at most every 30 s, and under
-load every half hour. A fleet in which nothing changes is written nothing.
+load every half hour. At rest four writes a day say what the hours were like.
 """
 
 from collections.abc import Iterator
@@ -29,7 +29,9 @@ GAUGE_SECONDS = 30.0
 NOTICEABLE = 0.15
 """A measurement that moved by less than this fraction is not worth a write."""
 LEARNED_SECONDS = 1800.0
-"""Under load a status is written at least this often: what was learned since is what a restart would forget."""
+"""Under load a status is written at least this often: what was learned since is what a restart would forget..."""
+LEARNED_AT_REST_SECONDS = 6 * 3600.0
+"""...and this often at rest: that a weekend was quiet is worth knowing too."""
 WRITES_A_ROUND = 200
 """Status writes started in one tick; the rest follow in the next ones, oldest news first."""
 
@@ -117,7 +119,8 @@ class Reporter:
         new = status(observed, item.decision, item.memory, previous=previous, now=now)
         if told is None and previous is not None and _says_the_same(previous, new):
             # After a restart: the status that an earlier process wrote still holds.
-            self._remember(item, now)
+            decided_at = previous.decision.decided_at.timestamp() if previous.decision is not None else now
+            self._remember(item, min(now, decided_at))
             return StatusOutcome()
         manifest: Json = {
             "apiVersion": API_VERSION,
@@ -205,7 +208,8 @@ def outdated(old: Gauges, new: Gauges, *, age_seconds: float) -> bool:
     """Return whether a status that is so old, and whose headline still holds, is worth writing anew."""
     if age_seconds < GAUGE_SECONDS:
         return False
-    return _noticeably_different(old, new) or (new.output_tokens_per_second > 0.0 and age_seconds >= LEARNED_SECONDS)
+    idle = new.output_tokens_per_second <= 0.0
+    return _noticeably_different(old, new) or age_seconds >= (LEARNED_AT_REST_SECONDS if idle else LEARNED_SECONDS)
 
 
 def _noticeably_different(old: Gauges, new: Gauges) -> bool:

@@ -77,7 +77,7 @@ async def test_a_roll_out_waits_for_the_place_of_a_replica_that_drains(sandbox: 
     with gpu_class(sandbox, gpus=(3,)) as accelerator:
         team.deploy(accelerator=accelerator, scaling={"minReplicas": 2, "maxReplicas": 2})
         await asyncio.to_thread(team.await_ready, replicas=2)
-        long = [Arrival(0.0, 20, 500)] * 8
+        long = [Arrival(0.0, 20, 900)] * 8
         load = asyncio.create_task(run_load(sandbox.kubeconfig, Key(team.namespace, "llama"), long))
         await asyncio.sleep(1.0)
         with History(sandbox, f"/api/v1/namespaces/{team.namespace}/pods") as history:
