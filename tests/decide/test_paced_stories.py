@@ -11,9 +11,10 @@ import pytest
 from modelfleet.api.modeldeployment import ModelDeploymentStatus
 from modelfleet.decide.explain import scale_event, status
 from modelfleet.decide.lateness import late_share
-from modelfleet.decide.lookback import BUCKET_SECONDS, FORECASTS, Forecast, Kept
+from modelfleet.decide.lookback import BUCKET_SECONDS, FORECASTS, NO_COSTS, Forecast, Kept
 from modelfleet.decide.plan import Facts
 from modelfleet.decide.replicas import Measure
+from modelfleet.decide.season import Week
 from modelfleet.decide.snapshot import Learned, Missing
 from modelfleet.shell.records import parse_deployment
 from tests.builders import DeploymentBuilder, deployment
@@ -148,6 +149,22 @@ def test_after_a_restart_bursts_find_what_they_found_before() -> None:
 
     assert counts == as_before
     assert anew != as_before
+
+
+def test_the_status_holds_all_that_is_kept() -> None:
+    """What one process tells the next one reads."""
+    story = _story(replicas=4)
+    _bursts(story, 10)
+    learned = _read_back(_told(story))
+    lookback = next(iter(story.history.values())).load.lookback
+    kept = lookback.kept(30.0, now=story.now)
+
+    assert learned is not None
+    assert lookback.costs != NO_COSTS
+    week = Week.resumed(kept.week.slot, kept.week.encoded)
+    assert replace(learned.lookback, day_peaks={}) == replace(kept, day_peaks={}, week=week)
+    for name, (load, at) in kept.day_peaks.items():
+        assert learned.lookback.day_peaks[name] == pytest.approx((load, at), abs=1.0)
 
 
 def test_metrics_that_fail_after_a_restart_forget_nothing() -> None:
