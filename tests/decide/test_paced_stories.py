@@ -14,7 +14,6 @@ from modelfleet.decide.lateness import late_share
 from modelfleet.decide.lookback import BUCKET_SECONDS, FORECASTS, NO_COSTS, Forecast, Kept
 from modelfleet.decide.plan import Facts
 from modelfleet.decide.replicas import Measure
-from modelfleet.decide.season import Week
 from modelfleet.decide.snapshot import Learned, Missing
 from modelfleet.shell.records import parse_deployment
 from tests.builders import DeploymentBuilder, deployment
@@ -161,8 +160,8 @@ def test_the_status_holds_all_that_is_kept() -> None:
 
     assert learned is not None
     assert lookback.costs != NO_COSTS
-    week = Week.resumed(kept.week.slot, kept.week.encoded)
-    assert replace(learned.lookback, day_peaks={}) == replace(kept, day_peaks={}, week=week)
+    assert kept.week_levels
+    assert replace(learned.lookback, day_peaks={}) == replace(kept, day_peaks={})
     for name, (load, at) in kept.day_peaks.items():
         assert learned.lookback.day_peaks[name] == pytest.approx((load, at), abs=1.0)
 

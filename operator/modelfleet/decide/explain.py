@@ -820,8 +820,8 @@ def _learned(decision: Decision, memory: Memory, now: float) -> LearnedStatus | 
             name: DayPeakStatus(load=f"{min(load, MOST_LOAD):.2f}", at=datetime.fromtimestamp(int(at), UTC))
             for name, (load, at) in kept.day_peaks.items()
         },
-        week_slot=kept.week.slot,
-        week_levels=kept.week.encoded,
+        week_slot=kept.week_slot,
+        week_levels=kept.week_levels,
     )
 
 

@@ -287,7 +287,8 @@ class Kept:
         costs: What each forecast would have cost, by name: see Costs.told.
         day_peaks: For each forecast that looks back a day, by name, the highest load and when that was, in seconds
             since the epoch.
-        week: The load of the last week.
+        week_slot: Until when the load of the last week is known: see Week.
+        week_levels: That load: see Week.encoded.
     """
 
     forecast: str
@@ -295,7 +296,8 @@ class Kept:
     steepness_tenths: int = 0
     costs: Mapping[str, str] = field(default_factory=dict)
     day_peaks: Mapping[str, tuple[float, float]] = field(default_factory=dict)
-    week: Week = NO_WEEK
+    week_slot: int = 0
+    week_levels: str = ""
 
 
 @value
@@ -345,7 +347,7 @@ class Lookback:
             peaks=tuple(peaks.values()),
             costs=Costs.resumed(kept.costs) if known else NO_COSTS,
             choice=(forecasts[0], margins[0]) if known else FIRST_CHOICE,
-            week=kept.week,
+            week=Week.resumed(kept.week_slot, kept.week_levels),
         )
 
     def kept(self, latency_weight: float, *, now: float) -> Kept:
@@ -362,7 +364,8 @@ class Lookback:
                 for forecast in DAY_FORECASTS
                 for bucket, load in peaks[forecast.level][:1]
             },
-            week=self.week,
+            week_slot=self.week.slot,
+            week_levels=self.week.encoded,
         )
 
     @property

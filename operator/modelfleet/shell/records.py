@@ -25,7 +25,6 @@ from modelfleet.api.modeldeployment import LearnedStatus, ModelDeploymentSpec, M
 from modelfleet.api.tenant import TenantSpec, TenantStatus
 from modelfleet.api.tenantview import VIEW_NAME, TenantViewSpec
 from modelfleet.decide.lookback import Kept
-from modelfleet.decide.season import Week
 from modelfleet.decide.snapshot import Fault, Learned
 from modelfleet.render.children import CONTAINER
 from modelfleet.render.quota import QUOTA_NAME
@@ -116,7 +115,8 @@ def _learned(status: Json) -> Learned | None:
             steepness_tenths=learned.late_steepness_tenths,
             costs=learned.forecast_costs,
             day_peaks={name: (float(peak.load), peak.at.timestamp()) for name, peak in learned.day_peaks.items()},
-            week=Week.resumed(learned.week_slot, learned.week_levels),
+            week_slot=learned.week_slot,
+            week_levels=learned.week_levels,
         ),
     )
 
