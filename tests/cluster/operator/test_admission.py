@@ -258,7 +258,7 @@ def test_a_team_reads_what_it_has_without_cluster_rights(bound: Bound, operator:
     same(4, lambda: bound.row().get("nominalQuota"))
     audit = Audit(sandbox)
     operator.await_ticks(5)
-    assert [line for line in audit.writes() if "tenantviews" in line] == []
+    assert [line for line in audit.writes() if f"tenantviews {namespace}/" in line] == []
     sandbox.request("DELETE", bound.tenant_path)
     until(lambda: not bound.view())
     until(lambda: bound.team.find("/api/v1", "resourcequotas", QUOTA_NAME) is None)

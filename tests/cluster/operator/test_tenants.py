@@ -299,7 +299,7 @@ def test_a_restart_beside_tenants_at_rest_writes_nothing(
         audit = Audit(sandbox)
         successor = cast.only()
         successor.await_ticks(14)
-        mine = [line for line in audit.writes(by=successor) if team.namespace in line or "tenant" in line]
+        mine = [line for line in audit.writes(by=successor) if team.namespace in line or name in line]
 
         assert mine == []
         assert before == (tenants.get(name)["metadata"]["resourceVersion"], team.versions())
