@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from modelfleet.cli.main import app
 from modelfleet.simulate.fleet import FLEET
 from modelfleet.simulate.registry import OURS
+from tests.simulate.test_report import rows
 from tests.simulate.test_simulate_command import FIELDS
 
 FILE: dict[str, Any] = {
@@ -95,8 +96,18 @@ def test_tables_and_a_report(tmp_path: Path) -> None:
     html = report.read_text(encoding="utf-8")
     assert "GPUs by deployment" in html and '"stackgroup":"2"' in html
     assert "src=" not in html[html.index("</script>") :]
+    headings, *table = rows(html)
+    assert headings[-3:] == ["cost, USD", "USD per 1,000 in target", "USD a month"]
+    fixed = next(row for row in table if row[0] == "static")
+    hours, cost = float(fixed[headings.index("GPU-hours")]), float(fixed[-3])
+    assert cost == pytest.approx(2 * hours, abs=0.02)
+    # A constant fleet of three GPUs.
+    assert float(fixed[-1].replace(",", "")) == pytest.approx(3 * 2 * 730, rel=0.01)
+    assert "At 2.0 USD per GPU-hour" in html
     simulate(write(tmp_path, FILE), *asked)
     assert report.read_text(encoding="utf-8") == html
+    simulate(write(tmp_path, FILE), "--policy", "static", "--html", str(report))
+    assert "USD" not in "".join(rows(report.read_text(encoding="utf-8"))[0])
 
 
 def changed(*path: str | int, to: Any) -> dict[str, Any]:
@@ -166,6 +177,7 @@ def test_options_of_a_single_deployment_are_refused(option: str, tmp_path: Path)
 
     assert (code, out) == (2, "")
     assert err.startswith(f"Error: {option.split('=', maxsplit=1)[0]}: is of a single deployment; with --fleet drop it")
+    assert err.rstrip().endswith("see --target" if option == "--frontier" else "the file says it for each")
 
 
 def test_no_file(tmp_path: Path) -> None:

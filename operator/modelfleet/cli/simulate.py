@@ -273,18 +273,15 @@ def _simulate_fleet(
     # Not at the top: it needs the optional extra.
     from modelfleet.simulate.fleet_report import render_fleet  # noqa: PLC0415
 
-    _write(html, render_fleet(title, facts, played, gpus=pool.gpus))
+    _write(html, render_fleet(title, facts, played, gpus=pool.gpus, price=price))
 
 
 def _only_fleet(context: typer.Context) -> None:
     """Refuse options that a fleet does not read."""
-    for name in UNUSED:
+    for name, remedy in UNUSED.items():
         source = context.get_parameter_source(name)
         if source is not None and source.name == "COMMANDLINE":
-            raise BadInput(
-                f"--{name.replace('_', '-')}",
-                "is of a single deployment; with --fleet drop it: the file says it for each",
-            )
+            raise BadInput(f"--{name.replace('_', '-')}", remedy)
 
 
 def _check_targets(planned: Sequence[FleetJob], pool: Fleet) -> None:

@@ -14,7 +14,8 @@ from modelfleet.simulate.fleet import FLEET, Fleet, FleetOutcome
 from modelfleet.simulate.frontier import usd
 from modelfleet.simulate.registry import KINDS
 
-UNUSED: Final = (
+_SINGLE: Final = "is of a single deployment; with --fleet drop it"
+_IN_THE_FILE: Final = (
     "trace",
     "shape",
     "prometheus",
@@ -32,10 +33,12 @@ UNUSED: Final = (
     "start_seconds",
     "min_replicas",
     "max_replicas",
-    "frontier",
-    "goal",
 )
-"""Options of one deployment: in a fleet each has its own in the file, and a frontier is none of a fleet's."""
+UNUSED: Final[Mapping[str, str]] = {
+    **dict.fromkeys(_IN_THE_FILE, f"{_SINGLE}: the file says it for each"),
+    **dict.fromkeys(("frontier", "goal"), f"{_SINGLE}: a fleet is played at one target a policy, see --target"),
+}
+"""Options that a fleet does not read, and what to do instead."""
 
 
 def fleet_facts(fleet: Fleet) -> dict[str, str]:

@@ -1,6 +1,7 @@
 """One HTML file about a fleet: who held the GPUs when, and what came of it. It opens without a network."""
 
 from collections.abc import Mapping, Sequence
+from decimal import Decimal
 from html import escape
 from typing import Final
 
@@ -9,12 +10,26 @@ from plotly.subplots import make_subplots
 
 from modelfleet.simulate.fleet import FLEET, FleetOutcome
 from modelfleet.simulate.registry import OURS
-from modelfleet.simulate.report import COLOURS, MOST_POINTS, clock, figure_html, number, page, section, stretches
+from modelfleet.simulate.report import (
+    COLOURS,
+    COST_HEADINGS,
+    MOST_POINTS,
+    clock,
+    cost_cells,
+    figure_html,
+    number,
+    page,
+    price_note,
+    section,
+    stretches,
+)
 
 _DEPLOYMENT_COLOURS: Final = ("#4c78a8", "#f58518", "#54a24b", "#b279a2", "#e45756", "#72b7b2", "#eeca3b", "#9d755d")
 
 
-def render_fleet(title: str, facts: Mapping[str, str], outcomes: Sequence[FleetOutcome], *, gpus: int) -> str:
+def render_fleet(
+    title: str, facts: Mapping[str, str], outcomes: Sequence[FleetOutcome], *, gpus: int, price: Decimal | None
+) -> str:
     """Return the report as one HTML document; the same outcomes give the same text.
 
     Args:
@@ -22,12 +37,13 @@ def render_fleet(title: str, facts: Mapping[str, str], outcomes: Sequence[FleetO
         facts: What else was played, by name, for people.
         outcomes: One a policy, with its runs.
         gpus: Of the pool.
+        price: USD per GPU-hour; None shows no cost.
     """
     return page(
         title,
         facts,
         [
-            section("The fleet", _table(outcomes), _TABLE_CAPTION),
+            section("The fleet", _table(outcomes, price), _table_caption(price)),
             section("GPUs by deployment", _stacks(outcomes, gpus), _STACKS_CAPTION),
             section("Attainment by deployment", _attained(outcomes), _ATTAINED_CAPTION),
         ],
@@ -48,7 +64,11 @@ _ATTAINED_CAPTION: Final = (
 )
 
 
-def _table(outcomes: Sequence[FleetOutcome]) -> str:
+def _table_caption(price: Decimal | None) -> str:
+    return _TABLE_CAPTION if price is None else f"{_TABLE_CAPTION} {price_note(price)}"
+
+
+def _table(outcomes: Sequence[FleetOutcome], price: Decimal | None) -> str:
     headings = (
         "policy",
         "in target, %",
@@ -57,6 +77,7 @@ def _table(outcomes: Sequence[FleetOutcome]) -> str:
         "utilization, %",
         "pending GPU-hours",
         "pending p99, s",
+        *(COST_HEADINGS if price is not None else ()),
     )
     rows = []
     for each in sorted(outcomes, key=lambda each: (-each.scores[FLEET].attainment, each.job.policy)):
@@ -69,6 +90,7 @@ def _table(outcomes: Sequence[FleetOutcome]) -> str:
             f"{100.0 * each.total.gpu_utilization:.1f}",
             f"{waited.gpu_hours_pending:,.2f}",
             number(waited.pending_p99_s, 0),
+            *(cost_cells(score, price, (each.runs or {}).values()) if price is not None else ()),
         )
         kind = ' class="ours"' if policy == OURS else ""
         rows.append(f"<tr{kind}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")

@@ -15,7 +15,7 @@ from plotly.subplots import make_subplots
 
 from modelfleet.simulate.frontier import Job, Knob, Outcome, Point, WhatIf, pareto, usd
 from modelfleet.simulate.registry import KINDS, ORACLE, OURS, setting_text, target_number, targets
-from modelfleet.simulate.score import Moment, Run
+from modelfleet.simulate.score import Moment, Run, Score
 
 MOST_POINTS: Final = 500
 """Of a line: more cannot be seen, and make the file large."""
@@ -290,8 +290,7 @@ _TABLE_CAPTION: Final = (
 def _table(story: Story) -> str:
     headings = ["policy", "target", "minimum", "GPU-hours", "in target, %", "violations", "TTFT p99, s"]
     headings += ["TPOT p99, ms", "reversals /h", "most replicas"]
-    if story.price is not None:
-        headings += ["cost, USD", "USD per 1,000 in target", "USD a month"]
+    headings += COST_HEADINGS if story.price is not None else ()
     rows = []
     for each in sorted(story.shown, key=lambda outcome: (outcome.whole.gpu_hours, outcome.job.policy)):
         policy, whole = each.job.policy, each.whole
@@ -308,14 +307,7 @@ def _table(story: Story) -> str:
             f"{whole.max_replicas}",
         ]
         if story.price is not None:
-            cost = usd(whole.gpu_hours, story.price)
-            met = whole.requests - whole.violations
-            hours = each.run.seconds / 3600.0 if each.run else 0.0
-            cells += [
-                f"{cost:,}",
-                f"{cost * 1000 / met:,.2f}" if met else "∞",
-                f"{usd(whole.gpu_hours * HOURS_PER_MONTH / hours, story.price):,}" if hours else "-",
-            ]
+            cells += cost_cells(whole, story.price, [each.run] if each.run else ())
         kind = {OURS: ' class="ours"', ORACLE: ' class="oracle"'}.get(policy, "")
         rows.append(f"<tr{kind}>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>")
     head = "".join(f"<th>{escape(heading)}</th>" for heading in headings)
@@ -328,7 +320,33 @@ def _table_caption(story: Story) -> str:
         caption += f" Targets of {'; '.join(counted)}."
     if story.price is None:
         return f"{caption} --price USD adds the cost."
-    return f"{caption} At {story.price} USD per GPU-hour; a month is {HOURS_PER_MONTH} hours like these."
+    return f"{caption} {price_note(story.price)}"
+
+
+COST_HEADINGS: Final = ("cost, USD", "USD per 1,000 in target", "USD a month")
+
+
+def cost_cells(score: Score, price: Decimal, runs: Iterable[Run]) -> tuple[str, str, str]:
+    """Return what stands below COST_HEADINGS.
+
+    Args:
+        score: GPU-hours and requests that are paid for.
+        price: USD per GPU-hour.
+        runs: Those that the score is of, side by side; without any, a month is unknown.
+    """
+    cost = usd(score.gpu_hours, price)
+    met = score.requests - score.violations
+    hours = max((run.seconds for run in runs), default=0.0) / 3600.0
+    return (
+        f"{cost:,}",
+        f"{cost * 1000 / met:,.2f}" if met else "∞",
+        f"{usd(score.gpu_hours * HOURS_PER_MONTH / hours, price):,}" if hours else "-",
+    )
+
+
+def price_note(price: Decimal) -> str:
+    """Return what the costs are counted with."""
+    return f"At {price} USD per GPU-hour; a month is {HOURS_PER_MONTH} hours like these."
 
 
 def number(value: float | None, decimals: int) -> str:
