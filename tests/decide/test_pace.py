@@ -112,20 +112,32 @@ def test_a_shrinking_queue_never_makes_the_load_negative() -> None:
 
 
 @pytest.mark.parametrize(
-    ("pace", "cold", "want"),
+    ("pace", "within", "cold", "want"),
     [
-        pytest.param(0.050, True, 1.0 + 0.9 / 0.8, id="what the batch takes in is not worked on"),
-        pytest.param(0.050, False, 1.0 + 0.4 / 0.8, id="a forecast decides: what waits"),
-        pytest.param(0.040, True, (0.75 + 0.4) / 0.8, id="there is room: what the batch takes in is worked on"),
+        pytest.param(0.050, 10, True, 1.0 + 0.9 / 0.8, id="what the batch takes in is not worked on"),
+        pytest.param(0.050, 10, False, 1.0 + 0.4 / 0.8, id="a forecast decides: what waits"),
+        pytest.param(0.040, 10, True, (0.75 + 0.4) / 0.8, id="there is room: what the batch takes in is worked on"),
+        pytest.param(0.050, 9, True, 1.0 + 1.8 / 0.8, id="born into it: it comes again while replicas start"),
+        pytest.param(0.040, 9, True, (0.75 + 0.4) / 0.8, id="born, and there is room"),
     ],
 )
-def test_a_batch_that_grows_in_an_overload_is_load_that_arrives(pace: float, cold: bool, want: float) -> None:
+def test_a_batch_that_grows_in_an_overload_is_load_that_arrives(
+    pace: float, within: int, cold: bool, want: float
+) -> None:
     """Nine requests more a second in flight, of which four wait, and each is 0.1 replica-seconds of work."""
-    known = replace(KNOWN, busy_seconds=50.0, requests=500.0)
+    learned = replace(KNOWN, busy_seconds=50.0, requests=500.0, within=within)
     pods = (busy("pod-0", pace=pace).build(),)
-    found = load_in_replicas(known, *pods, growth=Growth(queued=4.0, in_flight=9.0), cold=cold)
+    found = load_in_replicas(learned, *pods, growth=Growth(queued=4.0, in_flight=9.0), cold=cold)
 
     assert found == pytest.approx(want)
+
+
+def test_clients_that_give_up_do_so_once() -> None:
+    """A batch that shrinks in the first overload is no load that comes, and none that goes twice."""
+    born = replace(KNOWN, busy_seconds=50.0, requests=500.0, within=0)
+    pods = (busy("pod-0", pace=0.050).build(),)
+
+    assert load_in_replicas(born, *pods, growth=Growth(in_flight=-4.0), cold=True) == pytest.approx(1.0 - 0.4 / 0.8)
 
 
 def test_unknown_is_not_zero() -> None:

@@ -300,7 +300,8 @@ def load_in_replicas(
     """Return the load in replicas; None until a token came, and while tokens come whose pace no pod tells.
 
     Work that is done is no more than the replicas can do. What comes beyond waits in the queue, or makes batches grow
-    whose steps are too long already; the second is counted while nothing better is known.
+    whose steps are too long already; the second is counted while nothing better is known. In the overload that a
+    deployment is born into it is counted twice: until the first replicas are there as much will wait as comes then.
 
     Args:
         pace: What was learned.
@@ -316,6 +317,9 @@ def load_in_replicas(
     # Work and room for it by the same constant: a replica at the limit is one replica of load whatever it is.
     constant = min((1.0 - LEAST_USABLE) * limit_seconds, max((1.0 - MOST_USABLE) * limit_seconds, seen))
     room, work = 1.0 - constant / limit_seconds, samples.work(constant)
-    beyond = growth.in_flight if cold and work >= ready * room else growth.queued
+    overloaded = cold and work >= ready * room
+    beyond = growth.in_flight if overloaded else growth.queued
+    if overloaded and not pace.known:
+        beyond = max(beyond, 2.0 * beyond)
     arriving = max(0.0, work + beyond * pace.work_per_request(constant))
     return Filled(arriving / room, seen, pace.known, samples.missing)
