@@ -253,7 +253,7 @@ def test_wanted(name: str) -> None:
         complete=case.demand.complete,
         planned=case.planned,
         current=case.current,
-        queued_per_replica=8,
+        queue_tolerated=8,
         queue_falls=case.queue_falls,
         tolerance=0.1,
     )
@@ -279,7 +279,7 @@ def _count(demand: Demand, *, current: int) -> int:
         complete=True,
         planned=2.5,
         current=current,
-        queued_per_replica=8,
+        queue_tolerated=8,
         queue_falls=False,
         tolerance=0.1,
     ).replicas
@@ -296,7 +296,7 @@ def test_the_facts_are_kept() -> None:
         complete=True,
         planned=None,
         current=2,
-        queued_per_replica=8,
+        queue_tolerated=8,
         queue_falls=False,
         tolerance=0.1,
     )

@@ -196,10 +196,11 @@ def _recommend(
     )
     finished = seen.finished_requests_per_second
     limit_seconds, target = limits.inter_token_seconds, limits.output_tokens_per_second
+    queue_tolerated = known.pace.queue_tolerated(limits.queued_requests, limit_seconds)
     samples = sample(
         observed.pods,
         limit_seconds=limit_seconds,
-        queue_tolerated=limits.queued_requests,
+        queue_tolerated=queue_tolerated,
         now=now,
         max_age_seconds=max_age_seconds,
     )
@@ -264,14 +265,18 @@ def _recommend(
             latency_weight=limits.latency_weight,
             min_replicas=limits.min_replicas,
         )
+    # Who sets the target of a replica has chosen the margin too.
+    planned = lookback.replicas if full is not None and target is None else None
     wanted = replicas(
         seen,
         needed,
         complete=complete,
-        # Who sets the target of a replica has chosen the margin too.
-        planned=lookback.replicas if full is not None and target is None else None,
+        planned=planned,
         current=current,
-        queued_per_replica=limits.queued_requests,
+        # Before forecasts pay for what they miss, a queue is all that tells of it.
+        queue_tolerated=queue_tolerated
+        if planned is not None and lookback.charged(supply.start_seconds)
+        else limits.queued_requests,
         queue_falls=requests.queued < 0,
         tolerance=limits.tolerance,
     )

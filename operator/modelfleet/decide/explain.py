@@ -347,7 +347,7 @@ def load_column(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
     output = demand.output_tokens_per_second
     tokens = compact(output.value) if output.known else "?"
     return (
-        f"queue {demand.queued_requests.value:.0f}/{spec.scaling.targets.queued_requests * demand.ready}"
+        f"queue {demand.queued_requests.value:.0f}/{decision.facts.wanted.queue_tolerated * demand.ready}"
         f" tok/s {tokens}{'' if demand.complete else ' (partial)'}"
     )
 
@@ -358,7 +358,6 @@ def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
     if isinstance(facts, Missing) or spec is None:
         return f"load unknown: {facts.why}" if isinstance(facts, Missing) else "no spec"
     demand, wanted, capacity = facts.demand, facts.wanted, facts.capacity
-    per_replica = spec.scaling.targets.queued_requests
     sign = ">" if wanted.replicas > decision.current else "<" if wanted.replicas < decision.current else "~"
     if wanted.measure is Measure.CAPACITY_UNKNOWN:
         return "what one replica sustains is unknown, and it is not idle"
@@ -375,7 +374,7 @@ def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
         full = wanted.by_latency * TARGET_UTILIZATION
         return f"load {full:.1f} replicas (time between tokens) {sign} {TARGET_UTILIZATION:.0%} of {decision.current}"
     if wanted.measure in {Measure.QUEUE, Measure.QUEUE_HOLDS}:
-        return f"queue {demand.queued_requests.value:.0f} {sign} {per_replica} per replica × {demand.ready}"
+        return f"queue {demand.queued_requests.value:.0f} {sign} {wanted.queue_tolerated} per replica × {demand.ready}"
     if capacity.target_tokens_per_second is None:
         return "idle"
     return (
@@ -681,7 +680,7 @@ def _detail(step: Step, observed: Observed, decision: Decision) -> str:
         return ""
     match step.name:
         case StepName.REPLICAS if isinstance(facts, Facts):
-            return _arithmetic(facts, spec)
+            return _arithmetic(facts)
         case StepName.REPLICAS if isinstance(facts, Missing):
             return f"held at {decision.current}: {facts.why}"
         case StepName.BOUNDS if decision.in_force is not None:
@@ -721,7 +720,7 @@ def unblock_mode(limit: Limit, observed: Observed, decision: Decision) -> str:
     return f"spec.scaling.mode {mode_column(decision.in_force)}"
 
 
-def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:
+def _arithmetic(facts: Facts) -> str:
     load, wanted, capacity = facts.load, facts.wanted, facts.capacity
     parts = []
     if capacity.target_tokens_per_second and wanted.by_tokens is not None:
@@ -743,7 +742,7 @@ def _arithmetic(facts: Facts, spec: ModelDeploymentSpec) -> str:
         )
         parts.append(_share(text, asking, capacity.target_running_requests, wanted.by_running))
     queued = facts.demand.queued_requests.value
-    parts.append(_share(f"queue {queued:.0f}", queued, spec.scaling.targets.queued_requests, wanted.by_queue))
+    parts.append(_share(f"queue {queued:.0f}", queued, wanted.queue_tolerated, wanted.by_queue))
     tolerance = "; within tolerance" if wanted.within_tolerance else ""
     if wanted.planned is not None:
         planned = f"{_forecast(facts)} = {wanted.planned:.2f}"

@@ -378,6 +378,10 @@ class Lookback:
         """What the chosen forecast asks for; None before it has seen enough to be asked."""
         return self.load * self.margin if self.buckets >= LEAST_BUCKETS else None
 
+    def charged(self, start_seconds: float) -> bool:
+        """Whether the last bucket that closed was paid for."""
+        return self.buckets > BIRTH_STARTS * _start_buckets(start_seconds)
+
     @property
     def forecast(self) -> Forecast:
         """The chosen forecast."""
@@ -432,7 +436,7 @@ def look_back(
             lookback.week,
         )
     seen, met = bucket.load / bucket.seconds, bucket.met
-    start_buckets = max(1, round(start_seconds / BUCKET_SECONDS))
+    start_buckets = _start_buckets(start_seconds)
     number = lookback.buckets + 1
     born = number > BIRTH_STARTS * start_buckets
     lateness = lookback.lateness
@@ -527,6 +531,10 @@ def _follow(track: Track, value: float, number: int, start_buckets: int, least: 
         return Track(trough, value, asked, NOTHING_ADDED)
     added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
     return Track(trough, value, asked, added)
+
+
+def _start_buckets(start_seconds: float) -> int:
+    return max(1, round(start_seconds / BUCKET_SECONDS))
 
 
 def _span(peak_starts: int | None, start_buckets: int) -> int:

@@ -41,9 +41,13 @@ LEAST_SPREAD: Final = 0.1
 """Batches that differ by less than this share of their mean show no line."""
 LEAST_TOKENS_PER_SECOND: Final = 2.0
 """Fewer tokens say more about one step than about the pace."""
+CLEARED_SECONDS: Final = 1.0
+"""Half of a usual limit of the first token: what a replica works off within it makes nobody late."""
 REQUESTS_REMEMBERED: Final = 500.0
 """Finished requests over which the work of one is averaged."""
 LEAST_REQUESTS: Final = 3.0
+MOST_TOLERATED: Final = 10_000.0
+"""As many as a spec can tolerate."""
 
 
 @value
@@ -133,9 +137,29 @@ class Pace:
             return 0.0
         return max(0.0, self.busy_seconds - constant_seconds * self.steps) / self.requests
 
+    def queue_tolerated(self, least: int, limit_seconds: float) -> int:
+        """Return how many requests may wait for one replica: what it works off in a moment, and at least so many.
+
+        Args:
+            least: What the spec tolerates.
+            limit_seconds: Longest time between tokens that is wanted, > 0.
+        """
+        if self.constant_seconds is None:
+            return least
+        constant = _within_room(self.constant_seconds, limit_seconds)
+        work = self.work_per_request(constant)
+        if work <= 0.0:
+            return least
+        return max(least, int(min(MOST_TOLERATED, CLEARED_SECONDS * (1.0 - constant / limit_seconds) / work)))
+
 
 NO_PACE: Final = Pace()
 """Before the first token."""
+
+
+def _within_room(constant_seconds: float, limit_seconds: float) -> float:
+    """Return the constant, or what of it leaves a sane part of a replica to work."""
+    return min((1.0 - LEAST_USABLE) * limit_seconds, max((1.0 - MOST_USABLE) * limit_seconds, constant_seconds))
 
 
 @value
@@ -315,7 +339,7 @@ def load_in_replicas(
     if seen is None or (samples.missing and not samples.telling):
         return None
     # Work and room for it by the same constant: a replica at the limit is one replica of load whatever it is.
-    constant = min((1.0 - LEAST_USABLE) * limit_seconds, max((1.0 - MOST_USABLE) * limit_seconds, seen))
+    constant = _within_room(seen, limit_seconds)
     room, work = 1.0 - constant / limit_seconds, samples.work(constant)
     overloaded = cold and work >= ready * room
     beyond = growth.in_flight if overloaded else growth.queued

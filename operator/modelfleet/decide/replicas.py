@@ -67,6 +67,7 @@ class Wanted:
         by_tokens: As in Need.
         by_running: asking / target of one replica, capped; None until a replica was seen full.
         by_queue: queue / tolerated per replica, capped.
+        queue_tolerated: Waiting requests that each replica may have.
         measure: Which of them decided.
         planned: What the lookback asks for; None before it has seen a minute, or where the spec sets the target.
         within_tolerance: The load is so close to the target that the current count stays.
@@ -77,6 +78,7 @@ class Wanted:
     by_tokens: float | None
     by_running: float | None
     by_queue: float
+    queue_tolerated: int
     measure: Measure
     planned: float | None = None
     within_tolerance: bool = False
@@ -152,7 +154,7 @@ def replicas(
     complete: bool,
     planned: float | None,
     current: int,
-    queued_per_replica: int,
+    queue_tolerated: int,
     queue_falls: bool,
     tolerance: float,
 ) -> Wanted:
@@ -164,7 +166,7 @@ def replicas(
         complete: Whether every ready pod told all that the need was computed from; else it is a lower bound.
         planned: What the lookback asks for, in replicas; None where it does not decide.
         current: Replicas asked for, starting ones included: they are supply on its way.
-        queued_per_replica: Waiting requests tolerated per replica.
+        queue_tolerated: Waiting requests that each replica may have.
         queue_falls: Whether fewer requests wait than a moment ago.
         tolerance: Distance from the target, as a fraction, that changes nothing.
 
@@ -172,7 +174,7 @@ def replicas(
         HorizontalPodAutoscaler, AverageValue: ceil(value / target) unless within tolerance of current.
     """
     help_cap = float(current) if queue_falls else inf
-    waiting = _waiting(demand, queued_per_replica)
+    waiting = _waiting(demand, queue_tolerated)
     by_queue = min(waiting, help_cap)
     by_running = None if need.by_running is None else min(need.by_running, help_cap)
     if planned is not None:
@@ -201,15 +203,25 @@ def replicas(
             count, measure = current, Measure.PARTIAL
         elif count < current and waiting > demand.ready:
             count, measure = current, Measure.QUEUE_HOLDS
-    return Wanted(count, need.by_latency, need.by_tokens, by_running, by_queue, measure, planned, within_tolerance)
+    return Wanted(
+        count,
+        need.by_latency,
+        need.by_tokens,
+        by_running,
+        by_queue,
+        queue_tolerated,
+        measure,
+        planned,
+        within_tolerance,
+    )
 
 
-def _waiting(demand: Demand, queued_per_replica: int) -> float:
+def _waiting(demand: Demand, queue_tolerated: int) -> float:
     """Return the replicas that the queues ask for."""
     if not demand.queued_requests.value:
         return 0.0
     most = max(QUEUE_GROWTH_FACTOR, 1.0 + QUEUE_GROWTH_PODS / demand.ready)
-    return sum([min(queue / queued_per_replica, most) for queue in demand.queues])
+    return sum([min(queue / queue_tolerated, most) for queue in demand.queues])
 
 
 def _within(exact: float, current: int, *, tolerance: float, planned: bool) -> bool:

@@ -145,7 +145,7 @@ DEPLOYMENT_GAUGES = (
     Gauge(
         "target_queued_requests_per_replica",
         "Waiting requests that one replica may have.",
-        _of_spec(lambda spec: spec.scaling.targets.queued_requests),
+        _of_facts(lambda facts: facts.wanted.queue_tolerated),
     ),
     Gauge(
         "running_requests",
