@@ -325,3 +325,18 @@ def test_tokens_are_late_where_the_pace_is_beyond_the_limit_or_the_queue_beyond_
     assert (samples.tokens_per_second, samples.late_tokens_per_second) == (675.0, 175.0)
     nothing = sample()
     assert (nothing.tokens_per_second, nothing.late_tokens_per_second) == (0.0, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("pace", "want"),
+    [
+        pytest.param(NO_PACE, 8, id="before a token came"),
+        pytest.param(KNOWN, 8, id="before a request finished"),
+        pytest.param(replace(KNOWN, busy_seconds=10.0, requests=500.0), 40, id="0.8 replica-seconds of 20 ms each"),
+        pytest.param(replace(KNOWN, busy_seconds=500.0, requests=500.0), 8, id="long requests: what the spec says"),
+        pytest.param(replace(KNOWN, busy_seconds=1e-9, requests=500.0), 10_000, id="as many as a spec can say"),
+    ],
+)
+def test_a_replica_may_have_waiting_what_it_works_off_in_a_second(pace: Pace, want: int) -> None:
+    """By what a request was seen to take of it."""
+    assert pace.queue_tolerated(8, LIMIT) == want

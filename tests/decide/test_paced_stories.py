@@ -10,7 +10,7 @@ import pytest
 
 from modelfleet.api.modeldeployment import ModelDeploymentStatus
 from modelfleet.decide.explain import scale_event, status
-from modelfleet.decide.lateness import late_share
+from modelfleet.decide.lateness import PRIOR, late_share
 from modelfleet.decide.lookback import BUCKET_SECONDS, FORECASTS, NO_COSTS, Forecast, Kept
 from modelfleet.decide.plan import Facts
 from modelfleet.decide.replicas import Measure
@@ -295,3 +295,59 @@ def test_an_event_says_which_forecast_called_for_the_change() -> None:
     assert any(
         re.match(r"Scaled \d→\d+: load \S+ \(peak of \d+ s, averaged over \d+ s\) × \S+ = \S+ > \d", n) for n in notes
     )
+
+
+def _small_requests(**how: object) -> Story:
+    """100 requests/s fill a replica."""
+    return _story(replicas=2, tokens_per_request=10.0, **how)
+
+
+def test_a_queue_that_is_gone_in_a_second_asks_for_no_replica() -> None:
+    """A clump of 150 at three replicas, far beyond the eight that the spec tolerates for each."""
+    story = _small_requests()
+    before = story.play(900, requests_per_second=110)[-1]
+    counts = story.play(1, requests_per_second=450)
+    waiting = story.queue
+    counts += story.play(30, requests_per_second=110)
+
+    assert 140 <= waiting <= 160
+    assert set(counts) == {before}
+    assert re.search(r"queue 0 / (99|100) = 0.00", _arithmetic(story))
+
+
+def test_one_that_stays_asks_within_seconds() -> None:
+    """A step to 4.5 replicas: what waits is soon more than a second's work."""
+    story = _small_requests()
+    before = story.play(900, requests_per_second=110)[-1]
+    counts = story.play(4, requests_per_second=450)
+
+    assert counts[-1] > before
+    assert re.search(r"queue \d+ / (99|100)( = [4-9]|, capped)", _arithmetic(story))
+
+
+def test_until_forecasts_pay_a_queue_asks_at_once() -> None:
+    """Nothing else tells that more was needed: three starts are six minutes."""
+    story = _small_requests()
+    before = story.play(240, requests_per_second=110)[-1]
+    counts = story.play(1, requests_per_second=450)
+
+    assert counts[-1] > before
+
+
+def test_what_waits_for_less_than_a_second_is_not_late() -> None:
+    """A clump every ten seconds for half an hour, no token slower than the limit: the load is taken for an even one."""
+    story = _small_requests(pace_limit=0.049)
+    story.play(600, requests_per_second=110)
+    for _ in range(180):
+        story.play(9, requests_per_second=110)
+        story.play(1, requests_per_second=450)
+    (memory,) = story.history.values()
+
+    assert memory.load.lookback.lateness.believed == PRIOR.believed
+    assert story.desired[-1] == 3
+
+
+def _arithmetic(story: Story) -> str:
+    told = _told(story).decision
+    assert told is not None
+    return told.steps[0].detail or ""
