@@ -72,7 +72,8 @@ class Targets(Model):
     """How much load one replica should carry."""
 
     queued_requests: Annotated[int, Field(ge=1, le=10_000)] = 8
-    """Waiting requests per ready replica that are tolerated before replicas are added."""
+    """Waiting requests per ready replica that are tolerated before replicas are added. Where a forecast decides: what
+    a replica works off in a second, if that is more."""
     output_tokens_per_second: Annotated[int, Field(ge=1, le=10_000_000)] | None = None
     """Generated tokens per second that one replica should carry. When absent: 80 % of what a replica was
     measured to sustain, or of the runtime's prior."""
