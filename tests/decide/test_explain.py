@@ -480,7 +480,7 @@ def test_load_column(case: str) -> None:
     """LOAD shows the queue against what is tolerated and the throughput; what is unknown is no number."""
     made, expected = LOADS[case]
     told = _tell(made)
-    actual = load_column(told.decision, told.observed.spec)
+    actual = load_column(told.decision)
 
     assert expected == actual
 
@@ -556,7 +556,7 @@ def test_scale_event(case: str) -> None:
     """An event's arithmetic is what the count was computed from."""
     told, expected = EVENTS[case]
     (scale,) = told.plan.scales
-    actual = scale_event(scale, told.decision, told.observed.spec)
+    actual = scale_event(scale, told.decision)
 
     assert expected == actual
 
@@ -582,7 +582,7 @@ def test_cause_of_no_change(measure: Measure) -> None:
     """What holds a count is said as plainly as what moves it."""
     made, expected = CAUSES[measure]
     told = _tell(made)
-    actual = cause(told.decision, told.observed.spec)
+    actual = cause(told.decision)
 
     assert expected == actual
 
@@ -590,7 +590,7 @@ def test_cause_of_no_change(measure: Measure) -> None:
 def test_partial_signals_of_a_new_pod_are_named_as_such() -> None:
     """A pod that has not reported yet is no metrics fault in words either."""
     told = _tell(FREE.pods(ready("a"), ready("b").aged(1).lost()))
-    actual = cause(told.decision, told.observed.spec)
+    actual = cause(told.decision)
 
     assert actual == "some signals are missing (new pods have not reported yet)"
 

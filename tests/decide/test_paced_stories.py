@@ -235,12 +235,9 @@ def test_the_status_shows_the_forecast_its_margin_and_the_load() -> None:
     """Who reads it can do the sum again, and sees what the load would call for at this moment."""
     story = _story(replicas=2)
     story.play(900, requests_per_second=9)
-    assert story.decision is not None and story.plan is not None
-    observed = story.made.build(story.now)
-    key = observed.key
-    told = status(observed, story.decision, story.plan.history[key], previous=None, now=story.now)
+    told = _told(story)
     assert told.decision is not None and told.learned is not None
-    detail = told.decision.steps[0].detail or ""
+    detail = _arithmetic(story)
     found = re.match(r"max\(load (\S+) \(peak of (\d+) s, averaged over (\d+) s\) × (\S+) = (\S+), queue", detail)
     assert found is not None, detail
     load, _, _, margin, planned = (float(text) for text in found.groups())
@@ -289,7 +286,7 @@ def test_an_event_says_which_forecast_called_for_the_change() -> None:
         story.play(1, requests_per_second=14)
         assert story.plan is not None and story.decision is not None
         for scale in story.plan.scales:
-            notes.append(scale_event(scale, story.decision, story.made.build().spec)[1])
+            notes.append(scale_event(scale, story.decision)[1])
 
     assert notes
     assert any(

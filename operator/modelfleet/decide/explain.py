@@ -191,7 +191,7 @@ def status(
         desired_replicas=decision.desired,
         wanted_replicas=decision.wanted,
         ready=f"{ready}/{total}",
-        load=load_column(decision, observed.spec),
+        load=load_column(decision),
         limited_by=decision.limited_by.value,
         reason=reason,
         mode=mode_column(decision.in_force),
@@ -339,9 +339,9 @@ def _gpus_return(decision: Decision, memory: Memory, now: float) -> tuple[float,
     return None
 
 
-def load_column(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
+def load_column(decision: Decision) -> str:
     """Return the LOAD column: `queue 41/24 tok/s 9.1k`; what is unknown shows as `?`."""
-    if isinstance(decision.facts, Missing) or spec is None:
+    if isinstance(decision.facts, Missing):
         return "unknown"
     demand = decision.facts.demand
     output = demand.output_tokens_per_second
@@ -352,11 +352,11 @@ def load_column(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
     )
 
 
-def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
+def cause(decision: Decision) -> str:
     """Return the arithmetic that called for the wanted count, in one clause."""
     facts = decision.facts
-    if isinstance(facts, Missing) or spec is None:
-        return f"load unknown: {facts.why}" if isinstance(facts, Missing) else "no spec"
+    if isinstance(facts, Missing):
+        return f"load unknown: {facts.why}"
     demand, wanted, capacity = facts.demand, facts.wanted, facts.capacity
     sign = ">" if wanted.replicas > decision.current else "<" if wanted.replicas < decision.current else "~"
     if wanted.measure is Measure.CAPACITY_UNKNOWN:
@@ -383,7 +383,7 @@ def cause(decision: Decision, spec: ModelDeploymentSpec | None) -> str:
     )
 
 
-def scale_event(scale: Scale, decision: Decision, spec: ModelDeploymentSpec | None) -> tuple[str, str]:
+def scale_event(scale: Scale, decision: Decision) -> tuple[str, str]:
     """Return the event (reason, note) of a scale."""
     arrow = f"{scale.current}→{scale.replicas}"
     if scale.reverted_from:
@@ -393,7 +393,7 @@ def scale_event(scale: Scale, decision: Decision, spec: ModelDeploymentSpec | No
         )
     limit = f"; limited by {decision.limited_by} (wanted {decision.wanted})" if decision.limited_by else ""
     reason = "ScaledUp" if scale.replicas > scale.current else "ScaledDown"
-    return reason, f"Scaled {arrow}: {cause(decision, spec)}{limit}"
+    return reason, f"Scaled {arrow}: {cause(decision)}{limit}"
 
 
 def unblock(observed: Observed, decision: Decision) -> str:  # noqa: PLR0912 - one line a limit

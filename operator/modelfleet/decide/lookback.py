@@ -380,7 +380,7 @@ class Lookback:
 
     def charged(self, start_seconds: float) -> bool:
         """Whether the last bucket that closed was paid for."""
-        return self.buckets > BIRTH_STARTS * _start_buckets(start_seconds)
+        return _is_charged(self.buckets, _start_buckets(start_seconds))
 
     @property
     def forecast(self) -> Forecast:
@@ -438,7 +438,6 @@ def look_back(
     seen, met = bucket.load / bucket.seconds, bucket.met
     start_buckets = _start_buckets(start_seconds)
     number = lookback.buckets + 1
-    born = number > BIRTH_STARTS * start_buckets
     lateness = lookback.lateness
     late = bucket.late_tokens / bucket.tokens if bucket.tokens > 0.0 else 0.0
     if not bucket.settled:
@@ -459,7 +458,7 @@ def look_back(
     costs = lookback.costs
     if lateness.believed != lookback.lateness.believed:
         costs = costs.judged(lateness)
-    if born:
+    if _is_charged(number, start_buckets):
         costs = _charge(costs, lookback.tracks, seen, met, start_buckets, min_replicas, lateness)
     if number % FADES_EVERY_BUCKETS == 0:
         costs = costs.faded(KEPT**FADES_EVERY_BUCKETS)
@@ -535,6 +534,10 @@ def _follow(track: Track, value: float, number: int, start_buckets: int, least: 
 
 def _start_buckets(start_seconds: float) -> int:
     return max(1, round(start_seconds / BUCKET_SECONDS))
+
+
+def _is_charged(number: int, start_buckets: int) -> bool:
+    return number > BIRTH_STARTS * start_buckets
 
 
 def _span(peak_starts: int | None, start_buckets: int) -> int:

@@ -14,7 +14,6 @@ from modelfleet.adapters.source import SignalSource
 from modelfleet.api.acceleratorclass import AcceleratorClassSpec
 from modelfleet.api.conditions import Limit, Reason
 from modelfleet.api.meta import API_VERSION, FIELD_MANAGER, Key
-from modelfleet.api.modeldeployment import ModelDeploymentSpec
 from modelfleet.decide.cycle import decide
 from modelfleet.decide.explain import cause, load_column, reclaim_note, scale_event
 from modelfleet.decide.history import Memory
@@ -241,8 +240,7 @@ class FleetLoop:
         record = self._mirror.deployments.get(scale.key)
         if record is None:
             return True
-        spec = record.spec if isinstance(record.spec, ModelDeploymentSpec) else None
-        reason, note = scale_event(scale, decision, spec)
+        reason, note = scale_event(scale, decision)
         log.info("scaled", deployment=str(scale.key), reason=reason, note=note)
         weight: EventType = "Warning" if scale.reverted_from else "Normal"
         await self._recorder.record(Event(scale.key, record.uid, weight, reason, "Scale", note))
@@ -397,8 +395,8 @@ class FleetLoop:
                 wanted=decision.wanted,
                 desired=decision.desired,
                 limited_by=decision.limited_by.value,
-                load=load_column(decision, observed.spec),
-                cause=cause(decision, observed.spec),
+                load=load_column(decision),
+                cause=cause(decision),
             )
         for key in self._told.keys() - plan.decisions.keys():
             del self._told[key]
