@@ -1,4 +1,4 @@
-"""Modelfleet's decision beside its rivals on traces and shapes: the tables of docs/benchmarks.md.
+"""Modelfleet's decision beside its rivals on the loads of loads.py: the tables of docs/benchmarks.md.
 
 Each rival is swept over its targets and minimums. What it needs is the fewest GPU-hours of the second half among
 the settings that were worth trying on the first (its frontier there) and reach our attainment on the second: it is
@@ -18,73 +18,21 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from bench.loads import BURSTY, TABLE, WANDERING, Scenario
 from modelfleet.cli.fleet_file import read_fleet
-from modelfleet.simulate.arrivals import Arrival, Lengths
-from modelfleet.simulate.calibration import load_replica_model
 from modelfleet.simulate.fleet import FLEET, FleetJob, FleetOutcome, play_fleet_job
 from modelfleet.simulate.frontier import Job, Point, pareto, play_jobs, points, sweep
 from modelfleet.simulate.policy import Circumstances, Setting
 from modelfleet.simulate.processes import Progress, in_processes
 from modelfleet.simulate.registry import KINDS, ORACLE, OURS
 from modelfleet.simulate.rivals import static
-from modelfleet.simulate.shapes import Shape, shape_arrivals
-from modelfleet.simulate.traces import read_trace
 from modelfleet.simulate.world import Start
 
 TTFT_SECONDS, TPOT_SECONDS = 2.0, 0.050
 MAX_REPLICAS = 60
-LENGTHS = Lengths(prompt_tokens=1000, output_tokens=200, variation=1.0)
 STATIC = static.KIND.name
-
-
-@dataclass(frozen=True, slots=True)
-class Scenario:
-    """A load on a model.
-
-    Attributes:
-        source: A trace's file below the traces' folder, or a shape.
-        scale: The trace's rate scale, or the shape's requests/s.
-        seconds: Of the shape; 0 for a trace.
-        calibration: What a replica does: a name, or a file.
-        start_seconds: From a pod's creation to ready.
-    """
-
-    source: str | Shape
-    scale: float
-    seconds: float
-    calibration: str
-    start_seconds: float
-
-    def arrivals(self, traces: Path, seed: int) -> Sequence[Arrival]:
-        """Return the requests."""
-        if isinstance(self.source, Shape):
-            return tuple(
-                shape_arrivals(
-                    self.source,
-                    requests_per_second=self.scale,
-                    duration_seconds=self.seconds,
-                    lengths=LENGTHS,
-                    seed=seed,
-                )
-            )
-        return tuple(read_trace(traces / self.source).arrivals(lengths=LENGTHS, rate_scale=self.scale, seed=seed))
-
-
-H8, H70, A8 = "llama-3.1-8b-h100", "llama-2-70b-h100-tp8", "llama-3-8b-a100"
-BATCHES_OF_32 = str(Path(__file__).with_name("batches-of-32.yaml"))
-SCENARIOS = {
-    "diurnal, 70B": Scenario(Shape.DIURNAL, 20, 7200, H70, 110),
-    "diurnal, 8B on A100": Scenario(Shape.DIURNAL, 40, 3600, A8, 110),
-    "diurnal, batches of 32 on A100": Scenario(Shape.DIURNAL, 40, 3600, BATCHES_OF_32, 110),
-    "ramp, 70B": Scenario(Shape.RAMP, 20, 3600, H70, 110),
-    "AIBrix up and down x5, 70B": Scenario("aibrix/8min_up_and_down.csv", 5, 0, H70, 65),
-    "flat, 70B": Scenario(Shape.BURST, 10, 3600, H70, 110),
-    "flash crowd, 70B": Scenario(Shape.FLASH_CROWD, 20, 3600, H70, 110),
-    "on and off, 70B": Scenario(Shape.ON_OFF, 12, 3600, H70, 110),
-    "Azure code x2, 8B": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, H8, 110),
-    "Azure code x2, 8B on A100": Scenario("azure2023/AzureLLMInferenceTrace_code.csv", 2, 0, A8, 65),
-}
-
+SETS = {"table": TABLE, "wandering": WANDERING, "bursty": BURSTY}
+SCENARIOS = TABLE | WANDERING | BURSTY
 
 FLEET_FILE = Path(__file__).with_name("fleet.yaml")
 FLEET_POLICIES = (OURS, "hpa-inflight", "hpa-tokens", "keda", STATIC)
@@ -112,7 +60,7 @@ class Row:
 
 
 def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: int) -> Row:
-    """Play every policy on one scenario.
+    """Play one scenario: a bursty one beside constant fleets and the oracle, the others beside every rival.
 
     Args:
         name: For the table.
@@ -121,10 +69,14 @@ def compare(name: str, scenario: Scenario, traces: Path, *, seed: int, every: in
         seed: Of the load and of every run.
         every: Try each so many of a rival's targets; 1 tries all.
     """
-    arrivals = scenario.arrivals(traces, seed)
-    model = load_replica_model(scenario.calibration)
+    model = scenario.model
+    arrivals = scenario.load.arrivals(traces, seed)
     here = Circumstances(model, scenario.start_seconds, TTFT_SECONDS, TPOT_SECONDS, arrivals)
-    rivals = [kind for kind in KINDS.values() if kind.name not in (OURS, STATIC)]
+    rivals = [
+        kind
+        for kind in KINDS.values()
+        if kind.name not in (OURS, STATIC) and (name not in BURSTY or kind.name == ORACLE)
+    ]
     tried = {kind.name: set(kind.targets(model)[::every]) for kind in rivals}
     settings = [
         (OURS, Setting(KINDS[OURS].default_target(model), 1, MAX_REPLICAS)),
@@ -223,7 +175,10 @@ def main(
         Path | None, typer.Option(envvar="TRACES", help="Folder with aibrix/ and azure2023/; without it, shapes only.")
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="Scenario; may be repeated. fleet: deployments that share GPUs, 3 seeds.")
+        list[str] | None,
+        typer.Option(
+            help="A load of bench/loads.py, or table, wandering, bursty; fleet: deployments that share GPUs, 3 seeds."
+        ),
     ] = None,
     seed: Annotated[int, typer.Option(help="Of everything random.")] = 0,
     seeds: Annotated[int, typer.Option(help="Play this one and so many less one after it.", min=1)] = 1,
@@ -233,10 +188,12 @@ def main(
     if only == [FLEET]:
         print_fleet(seed)
         return
-    names = only or list(SCENARIOS)
+    names = [name for each in only or SETS for name in SETS.get(each, (each,))]
+    if unknown := [name for name in names if name not in SCENARIOS]:
+        raise typer.BadParameter(f"{unknown[0]!r} is no load; known: {'; '.join(SCENARIOS)}", param_hint="--only")
     if traces is None:
         print("no TRACES folder: the recorded loads are left out", file=sys.stderr)
-        names = [name for name in names if isinstance(SCENARIOS[name].source, Shape)]
+        names = [name for name in names if not SCENARIOS[name].load.recorded]
     table, lines = Table(*HEADINGS), []
     for name in names:
         rows = [
