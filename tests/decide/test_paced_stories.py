@@ -11,7 +11,7 @@ import pytest
 from modelfleet.api.modeldeployment import ModelDeploymentStatus
 from modelfleet.decide.explain import scale_event, status
 from modelfleet.decide.lateness import PRIOR, late_share
-from modelfleet.decide.lookback import BUCKET_SECONDS, FORECASTS, NO_COSTS, Forecast, Kept
+from modelfleet.decide.lookback import BUCKET_SECONDS, FORECASTS, MARGINS, NO_COSTS, Forecast, Kept
 from modelfleet.decide.plan import Facts
 from modelfleet.decide.replicas import Measure
 from modelfleet.decide.snapshot import Learned, Missing
@@ -252,6 +252,27 @@ def test_the_status_shows_the_forecast_its_margin_and_the_load() -> None:
     assert in_time == pytest.approx(0.99, abs=0.002)
     assert told.learned.idle_inter_token_microseconds > 0
     assert told.learned.margin_percent == round(100 * margin)
+
+
+def test_the_status_says_what_bounds_the_margin() -> None:
+    """A sum whose result is not its product needs a reason."""
+    story = _story(replicas=2)
+    story.play(1200, requests_per_second=9)
+    assert story.decision is not None and story.plan is not None
+    facts = story.decision.facts
+    assert isinstance(facts, Facts)
+    choice = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
+    lookback = replace(facts.lookback, choice=choice)
+    wanted = replace(facts.wanted, planned=lookback.replicas)
+    decision = replace(story.decision, facts=replace(facts, lookback=lookback, wanted=wanted))
+    observed = story.made.build(story.now)
+    told = status(observed, decision, story.plan.history[observed.key], previous=None, now=story.now)
+    detail = str(told.decision.model_dump() if told.decision else "")
+    found = re.search(r"× 1\.9, at most (\S+) = (\S+), queue", detail)
+
+    assert found is not None, detail
+    assert float(found[1]) == pytest.approx(float(found[2]), abs=0.06)
+    assert float(found[1]) == pytest.approx(lookback.most, abs=0.06)
 
 
 @pytest.mark.parametrize(

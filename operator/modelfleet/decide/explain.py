@@ -751,12 +751,14 @@ def _arithmetic(facts: Facts) -> str:
 
 
 def _forecast(facts: Facts) -> str:
-    """Return the forecast that decides and its margin: `5.2 (peak of 330 s, averaged over 30 s) × 1.25`."""
+    """Return the forecast that decides and its margin: `load 5.2 (peak of 330 s, averaged over 30 s) × 1.25`."""
     forecast, start = facts.lookback.forecast, facts.capacity.start_seconds
     span = "a day" if forecast.peak_starts is None else f"{max(BUCKET_SECONDS, forecast.peak_starts * start):.0f} s"
     average = f"{forecast.averaged_buckets * BUCKET_SECONDS:.0f} s"
     of = "a week or a day ago, peak" if forecast.basis == "season" else forecast.basis
-    return f"load {facts.lookback.load:.1f} ({of} of {span}, averaged over {average}) × {facts.lookback.margin:g}"
+    load, margin, most = facts.lookback.load, facts.lookback.margin, facts.lookback.most
+    bound = f", at most {most:.1f}" if margin * load > most else ""
+    return f"load {load:.1f} ({of} of {span}, averaged over {average}) × {margin:g}{bound}"
 
 
 def _share(text: str, value: float, per_replica: float, count: float) -> str:

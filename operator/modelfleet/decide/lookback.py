@@ -50,10 +50,15 @@ CAUGHT_UP: Final = 0.05
 """And after that once a bucket has had no more than this part of its tokens late: then nothing waits any more..."""
 MOST_CATCHING_UP: Final = 30
 """...or after so many buckets: a load may be too much for what is there."""
-SURE: Final = 0.05
+SURE: Final = 0.025
 """A forecast takes over when it was cheaper by this share..."""
 SURE_REPLICA_SECONDS: Final = 200.0
 """...and by this much besides: a few buckets prove nothing."""
+BEYOND: Final = 1.25
+"""No margin asks for more than this times the highest load of a day, or of the forecast where that is more..."""
+BEYOND_REPLICAS: Final = 1.0
+"""...and so many replicas besides: no past can tell by how much a load will exceed all that was seen. The misses of
+one step would make the largest margin the cheapest, and hold twice the new level."""
 START_SHARE: Final = 0.5
 """Part of a start's replica-seconds that each replica added costs a forecast beyond the time it is held: a start
 loads other things than its GPUs, and what goes up and down is hard to live with."""
@@ -116,6 +121,8 @@ LONGEST_PEAK: Final = {
     for level in LEVELS
 }
 """For each level, how far back the forecasts that take its peak look at most."""
+HIGHEST_LEVEL: Final = (1, "peak")
+"""What the highest load of a day is taken of."""
 SEASON_BUCKETS: Final = 3
 """What is kept of a week is the load averaged over so many."""
 FIRST_CHOICE: Final[tuple[int, int]] = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
@@ -135,12 +142,15 @@ class Track:
     Attributes:
         trough: The lowest of its values within one start: what has been asked for long enough to serve.
         value: Load in replicas that it forecast when the last bucket closed.
+        most: What no margin took it beyond then, in replicas; infinite until a bucket was charged: who has just begun
+            has seen nothing.
         asked: For each margin, the replicas it asked for then.
         added: How many more than when the bucket before closed.
     """
 
     trough: Window = ()
     value: float = 0.0
+    most: float = inf
     asked: tuple[int, ...] = ()
     added: tuple[int, ...] = ()
 
@@ -376,7 +386,12 @@ class Lookback:
     @property
     def replicas(self) -> float | None:
         """What the chosen forecast asks for; None before it has seen enough to be asked."""
-        return self.load * self.margin if self.buckets >= LEAST_BUCKETS else None
+        return min(self.load * self.margin, self.most) if self.buckets >= LEAST_BUCKETS else None
+
+    @property
+    def most(self) -> float:
+        """What no margin takes the chosen forecast beyond, in replicas."""
+        return self.tracks[self.choice[0]].most
 
     def charged(self, start_seconds: float) -> bool:
         """Whether the last bucket that closed was paid for."""
@@ -455,10 +470,12 @@ def look_back(
         level: _slide_peaks(peak, number, _level(recent, level, start_buckets, ahead), since=since[LONGEST_PEAK[level]])
         for level, peak in zip(LEVELS, lookback.peaks, strict=True)
     }
+    charged = _is_charged(number, start_buckets)
+    highest = peaks[HIGHEST_LEVEL][0][1] if charged else inf
     costs = lookback.costs
     if lateness.believed != lookback.lateness.believed:
         costs = costs.judged(lateness)
-    if _is_charged(number, start_buckets):
+    if charged:
         costs = _charge(costs, lookback.tracks, seen, met, start_buckets, min_replicas, lateness)
     if number % FADES_EVERY_BUCKETS == 0:
         costs = costs.faded(KEPT**FADES_EVERY_BUCKETS)
@@ -470,6 +487,7 @@ def look_back(
                 number,
                 start_buckets,
                 min_replicas,
+                highest,
             )
             for forecast, track in zip(FORECASTS, lookback.tracks, strict=True)
         ]
@@ -507,7 +525,7 @@ def _charge(
     for track in tracks:
         # What was asked for in each of the buckets of a start serves in this one.
         lowest = track.trough[0][1]
-        serving = track.asked if lowest == track.value else _asked(lowest, least)
+        serving = track.asked if lowest == track.value else _asked(lowest, track.most, least)
         # All are as long as MARGINS, and strict=True keeps mypyc from making this a loop.
         for asked, added, serves in zip(track.asked, track.added, serving):  # noqa: B905
             percent = int(100.0 * met / serves)
@@ -520,16 +538,17 @@ def _charge(
     return Costs(held, missed, costs.met, (*costs.lately, (load, bytes(places))))
 
 
-def _follow(track: Track, value: float, number: int, start_buckets: int, least: int) -> Track:
+def _follow(track: Track, value: float, number: int, start_buckets: int, least: int, highest: float) -> Track:
     """Bring a forecast up to date with the value that it has now."""
     trough = _slide_trough(track.trough, number, value, since=number - start_buckets + 1)
-    if value == track.value and track.asked:
-        return Track(trough, value, track.asked, NOTHING_ADDED)
-    asked = _asked(value, least)
+    most = BEYOND * max(value, highest) + BEYOND_REPLICAS
+    if value == track.value and most == track.most and track.asked:
+        return Track(trough, value, most, track.asked, NOTHING_ADDED)
+    asked = _asked(value, most, least)
     if asked == track.asked or not track.asked:
-        return Track(trough, value, asked, NOTHING_ADDED)
+        return Track(trough, value, most, asked, NOTHING_ADDED)
     added = tuple([max(0, now - before) for now, before in zip(asked, track.asked, strict=True)])
-    return Track(trough, value, asked, added)
+    return Track(trough, value, most, asked, added)
 
 
 def _start_buckets(start_seconds: float) -> int:
@@ -553,9 +572,10 @@ def _peak(window: Window, since: int) -> float:
     return window[first][1]
 
 
-def _asked(load: float, least: int) -> tuple[int, ...]:
-    # max() would cost as much again as the rest of a forecast.
-    return tuple([count if (count := ceil(margin * load - ROUNDING)) > least else least for margin in MARGINS])
+def _asked(load: float, most: float, least: int) -> tuple[int, ...]:
+    # min() and max() would cost as much again as the rest of a forecast.
+    counts = [ceil((asked if (asked := margin * load) < most else most) - ROUNDING) for margin in MARGINS]
+    return tuple([count if count > least else least for count in counts])
 
 
 def _choose(costs: Costs, choice: tuple[int, int], latency_weight: float) -> tuple[int, int]:
