@@ -258,21 +258,12 @@ def test_the_status_says_what_bounds_the_margin() -> None:
     """A sum whose result is not its product needs a reason."""
     story = _story(replicas=2)
     story.play(1200, requests_per_second=9)
-    assert story.decision is not None and story.plan is not None
-    facts = story.decision.facts
-    assert isinstance(facts, Facts)
-    choice = (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1)
-    lookback = replace(facts.lookback, choice=choice)
-    wanted = replace(facts.wanted, planned=lookback.replicas)
-    decision = replace(story.decision, facts=replace(facts, lookback=lookback, wanted=wanted))
-    observed = story.made.build(story.now)
-    told = status(observed, decision, story.plan.history[observed.key], previous=None, now=story.now)
-    detail = str(told.decision.model_dump() if told.decision else "")
+    detail, most = _arithmetic_of(story, (FORECASTS.index(Forecast(3, 1)), len(MARGINS) - 1))
     found = re.search(r"× 1\.9, at most (\S+) = (\S+), queue", detail)
 
     assert found is not None, detail
     assert float(found[1]) == pytest.approx(float(found[2]), abs=0.06)
-    assert float(found[1]) == pytest.approx(lookback.most, abs=0.06)
+    assert float(found[1]) == pytest.approx(most, abs=0.06)
 
 
 @pytest.mark.parametrize(
@@ -286,16 +277,20 @@ def test_the_status_says_when_no_peak_decides(forecast: Forecast, want: str) -> 
     """Who does the sum again must know what it was."""
     story = _story(replicas=2)
     story.play(300, requests_per_second=9)
-    assert story.decision is not None and story.plan is not None
+    detail, _ = _arithmetic_of(story, (FORECASTS.index(forecast), 3))
+
+    assert re.match(rf"max\(load \S+ \({want}\) × 1.25 = ", detail)
+
+
+def _arithmetic_of(story: Story, choice: tuple[int, int]) -> tuple[str, float]:
+    """Return what the status would say if this forecast and margin decided, and what bounds the margin."""
+    assert story.decision is not None
     facts = story.decision.facts
     assert isinstance(facts, Facts)
-    choice = (FORECASTS.index(forecast), 3)
-    decision = replace(story.decision, facts=replace(facts, lookback=replace(facts.lookback, choice=choice)))
-    observed = story.made.build(story.now)
-    told = status(observed, decision, story.plan.history[observed.key], previous=None, now=story.now)
-
-    assert told.decision is not None
-    assert re.match(rf"max\(load \S+ \({want}\) × 1.25 = ", told.decision.steps[0].detail or "")
+    lookback = replace(facts.lookback, choice=choice)
+    wanted = replace(facts.wanted, planned=lookback.replicas)
+    story.decision = replace(story.decision, facts=replace(facts, lookback=lookback, wanted=wanted))
+    return _arithmetic(story), lookback.most
 
 
 def test_an_event_says_which_forecast_called_for_the_change() -> None:
